@@ -1,0 +1,39 @@
+"""milo-restore: train image restoration networks with the perceptual metric MILO.
+
+The public names are imported on first use, so ``import milo_restore`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from milo_restore.loss import Curriculum, L1Loss, LatentMILOLoss, LPIPSLoss, MILOLoss
+    from milo_restore.metric import MILO, LatentMILO
+    from milo_restore.models.restormer import Restormer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "MILO": "milo_restore.metric",
+    "LatentMILO": "milo_restore.metric",
+    "MILOLoss": "milo_restore.loss",
+    "LatentMILOLoss": "milo_restore.loss",
+    "L1Loss": "milo_restore.loss",
+    "LPIPSLoss": "milo_restore.loss",
+    "Curriculum": "milo_restore.loss",
+    "Restormer": "milo_restore.models.restormer",
+}
+
+__all__ = ["MILO", "Curriculum", "L1Loss", "LPIPSLoss", "LatentMILO", "LatentMILOLoss", "MILOLoss", "Restormer"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'milo_restore' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,185 @@
+"""Strict YAML configuration: a file and ``a.b=c`` overrides become one frozen dataclass.
+
+Unknown keys, wrong types and values outside a ``Literal`` are refused with the file, the key and the
+nearest spelling. Numbers written as YAML strings (``1e-4`` is a string to PyYAML) are read as numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from milo_restore.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def load_config(schema: type[T], path: str | Path | None = None, overrides: Sequence[str] = ()) -> T:
+    """Read ``path`` (none: all defaults), apply overrides such as ``"loss.kind=milo"``, and check everything.
+
+    Args:
+        schema: a dataclass whose fields are numbers, strings, booleans, tuples, ``Literal``, unions with ``None``,
+            or further dataclasses.
+        path: a YAML file holding a mapping.
+        overrides: ``key.sub=value``; the value is YAML. Elements of lists are addressed by number.
+
+    Raises:
+        ConfigError: naming the file, the key, and what would be right.
+    """
+    source = str(path) if path is not None else "config"
+    tree = _read(Path(path)) if path is not None else {}
+    for override in overrides:
+        _set(tree, override)
+    return typing.cast(T, _build(schema, tree, source, ""))
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """The configuration as plain dicts and lists, ready for YAML or JSON."""
+    return typing.cast("dict[str, Any]", _plain(dataclasses.asdict(config)))
+
+
+def dump_config(config: Any) -> str:
+    """The resolved configuration as YAML that `load_config` reads back to an equal object."""
+    return yaml.safe_dump(as_dict(config), sort_keys=False, width=120)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read ({error})", where=path, mend="Name an existing YAML file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"is not valid YAML ({' '.join(str(error).split())})", where=path) from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError("must hold a mapping of keys to values", where=path)
+    return tree
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError("is not of the form key.sub=value", where=f"--set {override}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError("the value is not valid YAML", where=f"--set {override}") from error
+    *parents, last = key.split(".")
+    node: Any = tree
+    for name in parents:
+        if isinstance(node, list):
+            node = _element(node, name, override)
+        else:
+            node = node.setdefault(name, {})
+        if not isinstance(node, (dict, list)):
+            raise ConfigError(f"{name!r} holds a value, not further keys", where=f"--set {override}")
+    if isinstance(node, list):
+        _element(node, last, override)
+        node[int(last)] = value
+    else:
+        node[last] = value
+
+
+def _element(node: list[Any], name: str, override: str) -> Any:
+    if not name.isdigit() or int(name) >= len(node):
+        raise ConfigError(f"{name!r} is not one of the elements 0 to {len(node) - 1}", where=f"--set {override}")
+    return node[int(name)]
+
+
+def _build(schema: Any, tree: Any, source: str, prefix: str) -> Any:
+    where = f"{source}, key {prefix.rstrip('.')!r}" if prefix else source
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"expected keys {', '.join(f.name for f in dataclasses.fields(schema))}", where=where)
+    fields = {field.name: field for field in dataclasses.fields(schema)}
+    hints = typing.get_type_hints(schema)
+    for key in tree:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
+            hint = f"Did you mean {close[0]!r}?" if close else f"Known keys: {', '.join(fields)}"
+            raise ConfigError(f"unknown key {prefix + str(key)!r}", where=source, mend=hint)
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in tree and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"missing key {prefix + missing[0]!r}", where=source)
+    values = {key: _coerce(hints[key], value, source, f"{prefix}{key}") for key, value in tree.items()}
+    try:
+        return schema(**values)
+    except ValueError as error:  # raised by a schema's own __post_init__
+        raise ConfigError(str(error), where=where) from error
+
+
+def _coerce(hint: Any, value: Any, source: str, key: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, source, f"{key}.")
+    if origin in (typing.Union, types.UnionType):
+        return _union(arguments, value, source, key)
+    if origin is typing.Literal:
+        if value in arguments and not (isinstance(value, bool) and not any(a is value for a in arguments)):
+            return value
+        close = difflib.get_close_matches(str(value), [str(a) for a in arguments], n=1, cutoff=0.5)
+        hint_text = f"Did you mean {close[0]!r}?" if close else ""
+        choices = ", ".join(repr(a) for a in arguments)
+        raise ConfigError(f"{value!r} is not one of {choices}", where=f"{source}, key {key!r}", mend=hint_text or None)
+    if origin is tuple:
+        return _tuple(arguments, value, source, key)
+    return _scalar(hint, value, source, key)
+
+
+def _union(arguments: tuple[Any, ...], value: Any, source: str, key: str) -> Any:
+    if value is None and type(None) in arguments:
+        return None
+    options = [argument for argument in arguments if argument is not type(None)]
+    for option in options[:-1]:
+        try:
+            return _coerce(option, value, source, key)
+        except ConfigError:
+            continue
+    return _coerce(options[-1], value, source, key)
+
+
+def _tuple(arguments: tuple[Any, ...], value: Any, source: str, key: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"expected a list, got {value!r}", where=f"{source}, key {key!r}")
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        arguments = (arguments[0],) * len(value)
+    elif len(arguments) != len(value):
+        raise ConfigError(f"expected {len(arguments)} values, got {len(value)}", where=f"{source}, key {key!r}")
+    return tuple(_coerce(hint, item, source, f"{key}.{i}") for i, (hint, item) in enumerate(zip(arguments, value)))
+
+
+def _scalar(hint: Any, value: Any, source: str, key: str) -> Any:
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is str and isinstance(value, str):
+        return value
+    if hint in (int, float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+            if hint is float:
+                return number
+            if number == int(number):
+                return int(number)
+        except (TypeError, ValueError, OverflowError):
+            pass
+    names = {bool: "true or false", str: "a text", int: "a whole number", float: "a number"}
+    raise ConfigError(f"expected {names.get(hint, hint)}, got {value!r}", where=f"{source}, key {key!r}")

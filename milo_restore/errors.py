@@ -1,0 +1,41 @@
+"""The errors a user can meet. Each says what is wrong, where, and how to mend it, in one line.
+
+The command line prints such an error without a traceback and ends with exit code 2.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class MiloRestoreError(Exception):
+    """Base of all errors that a user can mend.
+
+    Args:
+        what: what is wrong, in one clause.
+        where: the file, key or argument concerned.
+        mend: what to do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str | Path | None = None, mend: str | None = None) -> None:
+        self.what, self.where, self.mend = what, where, mend
+        head = f"{where}: {what}" if where is not None else what
+        super().__init__(f"{head}. {mend}" if mend else head)
+
+
+class ConfigError(MiloRestoreError):
+    """A configuration file, an override or an argument is wrong."""
+
+
+class DataError(MiloRestoreError):
+    """An image, a folder or a data set is missing or unusable."""
+
+
+class WeightsError(MiloRestoreError):
+    """A weight file or a checkpoint is missing, damaged or of another architecture."""
+
+
+class NumericsError(MiloRestoreError):
+    """A computation left the finite numbers."""

@@ -1,0 +1,36 @@
+"""Shared fixtures: where the real images and upstream outputs lie, and what to do where they do not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser):
+    parser.addoption("--no-golden-skips", action="store_true", help="fail where a golden test would be skipped")
+
+
+@pytest.fixture(autouse=True)
+def _deterministic():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared(request) -> Path:
+    """The folder of upstream outputs, real images and official weights; skips (or fails, in CI) where there is none."""
+    folder = os.environ.get("MILO_RESTORE_ASSETS")
+    reason = None
+    if not folder:
+        reason = "MILO_RESTORE_ASSETS is not set: upstream outputs and real images are not at hand"
+    elif not (Path(folder) / "golden").is_dir():
+        reason = f"MILO_RESTORE_ASSETS={folder} holds no golden/ folder"
+    if reason is None:
+        return Path(folder).resolve()
+    if request.config.getoption("--no-golden-skips"):
+        pytest.fail(reason)
+    pytest.skip(reason)
