@@ -83,10 +83,7 @@ def _set(tree: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     node: Any = tree
     for name in parents:
-        if isinstance(node, list):
-            node = _element(node, name, override)
-        else:
-            node = node.setdefault(name, {})
+        node = _element(node, name, override) if isinstance(node, list) else node.setdefault(name, {})
         if not isinstance(node, (dict, list)):
             raise ConfigError(f"{name!r} holds a value, not further keys", where=f"--set {override}")
     if isinstance(node, list):

@@ -1,0 +1,95 @@
+"""The losses MILO is compared with, in the same signature: L1 (the paper's MAE) and LPIPS."""
+
+from __future__ import annotations
+
+from typing import Literal
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+
+from milo_restore.errors import ConfigError, DataError, WeightsError
+from milo_restore.metric.freeze import freeze_into_buffers
+
+Reduction = Literal["none", "mean", "sum"]
+
+
+class RestorationLoss(nn.Module):
+    """What every loss here shares: ``loss(prediction, target, weight=None, *, step=None)``.
+
+    Args:
+        loss_weight: factor on the result.
+        reduction: ``mean`` or ``sum`` over all elements, or ``none``.
+
+    Raises:
+        ConfigError: an unknown reduction.
+    """
+
+    def __init__(self, loss_weight: float = 1.0, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        if reduction not in ("none", "mean", "sum"):
+            raise ConfigError(f"{reduction!r} is not one of 'none', 'mean', 'sum'", where="reduction")
+        self.loss_weight = float(loss_weight)
+        self.reduction = reduction
+
+    def reduce(self, elements: Tensor, weight: Tensor | None) -> Tensor:
+        """Apply the caller's element-wise weight, the reduction and the loss weight."""
+        if weight is not None:
+            elements = elements * weight
+        if self.reduction == "mean":
+            elements = elements.mean()
+        elif self.reduction == "sum":
+            elements = elements.sum()
+        return self.loss_weight * elements
+
+
+class L1Loss(RestorationLoss):
+    """Mean absolute error, the paper's MAE baseline. Any shape; ``step`` is ignored."""
+
+    def forward(
+        self, prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, step: int | None = None
+    ) -> Tensor:
+        """See `RestorationLoss`.
+
+        Raises:
+            DataError: shapes differ (no silent broadcasting).
+        """
+        if prediction.shape != target.shape:
+            raise DataError(f"shapes differ: prediction {tuple(prediction.shape)}, target {tuple(target.shape)}")
+        return self.reduce((prediction.float() - target.float()).abs(), weight)
+
+
+class LPIPSLoss(RestorationLoss):
+    """LPIPS v0.1 of the ``lpips`` package on RGB images (N, 3, H, W) in [0, 1]; 0 = identical.
+
+    Args:
+        net: backbone, ``alex`` (lpips' own default) or ``vgg``. torchvision downloads its ImageNet weights once
+            (233 MB or 528 MB); offline they must lie in torch's cache.
+        loss_weight: factor on the result.
+        reduction: over images for ``none``: (N, 1, 1, 1).
+
+    Raises:
+        WeightsError: the backbone can neither be found nor downloaded.
+    """
+
+    def __init__(
+        self, net: Literal["alex", "vgg"] = "alex", loss_weight: float = 1.0, reduction: Reduction = "mean"
+    ) -> None:
+        super().__init__(loss_weight, reduction)
+        import lpips
+
+        try:
+            metric = lpips.LPIPS(net=net, verbose=False)
+        except (URLError, OSError, RuntimeError) as error:
+            cache = f"{torch.hub.get_dir()}/checkpoints"
+            mend = f"Run once with a network, or put torchvision's file into {cache}"
+            raise WeightsError(f"LPIPS' {net} backbone cannot be had ({error})", where=cache, mend=mend) from error
+        self.metric = freeze_into_buffers(metric)
+
+    def forward(
+        self, prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, step: int | None = None
+    ) -> Tensor:
+        """See `RestorationLoss`; ``step`` is ignored."""
+        with torch.autocast(prediction.device.type, enabled=False):
+            scores = self.metric(prediction.float(), target.float(), normalize=True)
+        return self.reduce(scores, weight)

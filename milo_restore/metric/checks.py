@@ -1,0 +1,79 @@
+"""What MILO accepts: the checks that turn a silent wrong score into one clear line."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from milo_restore.errors import DataError
+
+SMALLEST_SIDE = 16
+"""Pixels (or latent cells): below this the coarsest pyramid level has fewer than two rows or columns."""
+
+
+def check_pair(image: Tensor, reference: Tensor, channels: int) -> None:
+    """Refuse tensors that are not two floating-point batches of one shape, device and size.
+
+    Raises:
+        DataError: naming what was given and what is expected.
+    """
+    expected = f"(N, {channels}, H, W)"
+    for name, tensor in (("image", image), ("reference", reference)):
+        if not isinstance(tensor, Tensor):
+            raise DataError(f"expected a torch tensor {expected}, got {type(tensor).__name__}", where=name)
+        if tensor.ndim != 4:
+            mend = f"Add the batch dimension: {name}[None]" if tensor.ndim == 3 else None
+            raise DataError(f"expected {expected}, got shape {tuple(tensor.shape)}", where=name, mend=mend)
+        if not tensor.is_floating_point():
+            raise DataError(
+                f"expected floating point, got {tensor.dtype}", where=name, mend="For uint8: x.float() / 255"
+            )
+        if tensor.shape[1] != channels:
+            raise DataError(f"expected {channels} channels {expected}, got shape {tuple(tensor.shape)}", where=name)
+    if image.shape != reference.shape:
+        raise DataError(
+            f"shapes differ: image {tuple(image.shape)}, reference {tuple(reference.shape)}",
+            mend="Give pairs of one size",
+        )
+    if image.device != reference.device:
+        raise DataError(f"devices differ: image {image.device}, reference {reference.device}")
+    if image.shape[0] == 0:
+        raise DataError("the batch is empty")
+    if min(image.shape[2:]) < SMALLEST_SIDE:
+        raise DataError(f"sides must be at least {SMALLEST_SIDE}, got {image.shape[2]}x{image.shape[3]}")
+
+
+def check_image_values(image: Tensor, reference: Tensor) -> None:
+    """Refuse NaN, infinities, 0-255 and [-1, 1] images; a restored or noisy image may leave [0, 1] a little.
+
+    Raises:
+        DataError: naming the range found and the conversion that mends it.
+    """
+    for name, tensor, allowed in (("reference", reference, 1.5), ("image", image, 16.0)):
+        low, high = _range(name, tensor)
+        if high > allowed:
+            mend = "Images are in [0, 1]: divide 8-bit values by 255"
+            raise DataError(f"values reach {high:.4g}", where=name, mend=mend)
+        if name == "reference" and low < -0.5:
+            mend = "Images are in [0, 1]: for [-1, 1] use (x + 1) / 2"
+            raise DataError(f"values go down to {low:.4g}", where=name, mend=mend)
+
+
+def check_latent_values(image: Tensor, reference: Tensor) -> None:
+    """Refuse NaN, infinities and latents that were not multiplied by the VAE's scaling factor.
+
+    Raises:
+        DataError: naming the range found and the conversion that mends it.
+    """
+    _range("image", image)
+    low, high = _range("reference", reference)
+    if max(-low, high) > 30:
+        mend = "Multiply by vae.config.scaling_factor (0.18215 for Stable Diffusion 1 and 2)"
+        raise DataError(f"latents reach {max(-low, high):.4g}", where="reference", mend=mend)
+
+
+def _range(name: str, tensor: Tensor) -> tuple[float, float]:
+    low, high = torch.stack(torch.aminmax(tensor.detach())).tolist()
+    if not (abs(low) < float("inf") and abs(high) < float("inf")):
+        raise DataError("holds NaN or infinite values", where=name)
+    return low, high

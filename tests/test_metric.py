@@ -1,0 +1,200 @@
+"""MILO and LatentMILO against upstream's own outputs, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from milo_restore import MILO, LatentMILO
+from milo_restore.errors import DataError, WeightsError
+
+SHA256 = {
+    "MILO.pth": "a1d66a7e0ebe0f839564ad70160ffdec709708f0b9a7dd03b19c0bee90d31f79",
+    "MILO_latent.pth": "639448793a4e2a41614cd1ed7fb97234533ba2d02fa2c18f94909ca44fc169b3",
+}
+CASES = [(MILO, "milo_image.npz", i) for i in range(5)] + [(LatentMILO, "milo_latent.npz", i) for i in range(4)]
+
+
+@pytest.fixture(scope="module")
+def official(shared):
+    return {cls: cls.from_pretrained("official") for cls in (MILO, LatentMILO)}
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return MILO.from_pretrained("mini")
+
+
+def tensors(shared, file, case):
+    archive = np.load(shared / "golden" / file)
+    return {k.split(".")[1]: torch.from_numpy(archive[k]) for k in archive.files if k.startswith(f"{case}.")}
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize(("cls", "file", "case"), CASES)
+def test_equals_upstream(official, shared, cls, file, case):
+    golden, milo = tensors(shared, file, case), official[cls]
+    image = golden["dist"].clone().requires_grad_()
+    score = milo(image, reference=golden["ref"])
+    torch.testing.assert_close(score, golden["score"], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(milo.mask(image, reference=golden["ref"]), golden["mask"], atol=1e-5, rtol=0)
+    score.sum().backward()
+    largest = golden["grad_dist"].abs().max()
+    assert (image.grad - golden["grad_dist"]).abs().max() <= 1e-5 * largest
+    if "map" in golden:
+        torch.testing.assert_close(milo.map(image, reference=golden["ref"]), golden["map"], atol=1e-5, rtol=0)
+        quality = milo.quality(image, reference=golden["ref"])
+        torch.testing.assert_close(quality, golden["quality"], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.golden
+def test_sample_pair(official, shared):
+    pair, golden = shared / "data/iqa/milo_pair", json.loads((shared / "golden/milo_pair.json").read_text())
+    image, reference = (
+        torch.from_numpy(np.asarray(Image.open(pair / f"{n}.png").convert("RGB")).copy()).permute(2, 0, 1)[None] / 255
+        for n in ("dist", "ref")
+    )
+    milo, expected = official[MILO], golden["image"]
+    assert milo(image, reference=reference).item() == pytest.approx(expected["raw"], rel=1e-5)
+    assert milo(reference, reference=image).item() == pytest.approx(expected["raw_swapped"], rel=1e-5)
+    assert milo.quality(image, reference=reference).item() == pytest.approx(expected["quality"], rel=1e-5)
+    assert milo.mos(image, reference=reference).item() == pytest.approx(2.44766235, rel=1e-5)
+    assert milo.mos(reference, reference=reference).item() == pytest.approx(4.34625, rel=1e-5)
+    mask = milo.mask(image, reference=reference)
+    assert [mask.min().item(), mask.mean().item(), mask.max().item()] == pytest.approx(
+        [expected["mask_min"], expected["mask_mean"], expected["mask_max"]], rel=1e-5
+    )
+    latents = [torch.from_numpy(np.load(pair / f"{n}.npy"))[None] for n in ("dist", "ref")]
+    assert official[LatentMILO](latents[0], reference=latents[1]).item() == pytest.approx(
+        golden["latent"]["raw"], rel=1e-5
+    )
+
+
+@pytest.mark.golden
+def test_official_weights_are_the_published_files(official):
+    assert official[MILO].weights.sha256 == SHA256["MILO.pth"]
+    assert official[LatentMILO].weights.sha256 == SHA256["MILO_latent.pth"]
+
+
+@pytest.mark.golden
+def test_bfloat16_stays_within_one_percent(official, shared):
+    fast = MILO.from_pretrained("official", compute_dtype=torch.bfloat16)
+    golden = tensors(shared, "milo_image.npz", 1)
+    image = golden["dist"].clone().requires_grad_()
+    score = fast(image, reference=golden["ref"])
+    assert score.dtype == torch.float32
+    torch.testing.assert_close(score, golden["score"], atol=0, rtol=0.01)
+    score.sum().backward()
+    assert torch.cosine_similarity(image.grad.flatten(), golden["grad_dist"].flatten(), dim=0) > 0.999
+
+
+def test_scores_of_a_batch_are_those_of_its_images(mini):
+    image, reference = torch.rand(3, 3, 37, 50), torch.rand(3, 3, 37, 50)
+    singly = torch.cat([mini(image[i : i + 1], reference=reference[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(mini(image, reference=reference), singly, atol=1e-7, rtol=1e-6)
+
+
+def test_identical_images_have_no_error_and_no_gradient(mini):
+    image = torch.rand(1, 3, 32, 32, requires_grad=True)
+    score = mini(image, reference=image.detach().clone())
+    score.sum().backward()
+    assert score.item() == 0
+    assert image.grad.abs().max() == 0
+    assert mini.map(image, reference=image.detach()).abs().max() == 0
+
+
+def test_grey_equals_its_rgb(mini):
+    image, reference = torch.rand(1, 1, 32, 40), torch.rand(1, 1, 32, 40)
+    rgb = mini(image.expand(-1, 3, -1, -1), reference=reference.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(mini(image, reference=reference), rgb)
+
+
+def test_frozen_metric_owns_no_parameters(mini):
+    assert list(mini.parameters()) == []
+    assert mini.state_dict() == {}
+    assert not mini.training
+    assert sum(b.numel() for b in mini.buffers()) == 44_930
+
+
+def test_a_fresh_metric_can_be_trained():
+    milo = MILO()
+    milo(torch.rand(1, 3, 32, 32), reference=torch.rand(1, 3, 32, 32)).sum().backward()
+    assert all(p.grad is not None for p in milo.mask_network.parameters())
+    assert milo.weights is None
+
+
+def test_autocast_does_not_change_the_score(mini):
+    image, reference = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = mini(image, reference=reference)
+    torch.testing.assert_close(inside, mini(image, reference=reference), atol=0, rtol=0)
+
+
+R = torch.full((1, 3, 32, 32), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("image", "reference", "words"),
+    [
+        (R * 255, R * 255, "divide 8-bit values by 255"),
+        (R * 4 - 3, R * 4 - 3, "(x + 1) / 2"),
+        (R * float("nan"), R, "NaN"),
+        (R, R * float("inf"), "NaN or infinite"),
+        (R[0], R[0], "image[None]"),
+        (R[:, :2], R[:, :2], "3 channels"),
+        (R, R[..., :31], "shapes differ"),
+        (R[..., :15], R[..., :15], "at least 16"),
+        (R[:0], R[:0], "empty"),
+        ((R * 255).byte(), (R * 255).byte(), "x.float() / 255"),
+        (R.numpy(), R, "torch tensor"),
+        (R, R.to("meta"), "devices differ"),
+    ],
+)
+def test_bad_images_are_refused_in_one_line(mini, image, reference, words):
+    with pytest.raises(DataError) as error:
+        mini(image, reference=reference)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unscaled_latents_are_refused():
+    latents = torch.randn(1, 4, 16, 16) * 20
+    with pytest.raises(DataError, match=r"scaling_factor"):
+        LatentMILO()(latents, reference=latents)
+
+
+def test_reference_is_keyword_only(mini):
+    with pytest.raises(TypeError):
+        mini(R, R)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    (tmp_path / "noise.pth").write_bytes(b"not a checkpoint")
+    save_file({"mask_network.0.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    torch.save({"f": print}, tmp_path / "code.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    for name in ("noise.pth", "other.safetensors", "code.pth", "list.pth", "missing.pth"):
+        with pytest.raises(WeightsError, match=name):
+            MILO.from_pretrained(tmp_path / name)
+    with pytest.raises(WeightsError, match="official"):
+        LatentMILO.from_pretrained("mini")
+    with pytest.raises(WeightsError, match="LatentMILO"):
+        save_file(MILO().state_dict(), tmp_path / "rgb.safetensors")
+        LatentMILO.from_pretrained(tmp_path / "rgb.safetensors")
+
+
+def test_a_path_of_ones_own_weights(tmp_path):
+    from safetensors.torch import save_file
+
+    milo = MILO()
+    save_file(milo.state_dict(), tmp_path / "mine.safetensors")
+    again = MILO.from_pretrained(tmp_path / "mine.safetensors")
+    image, reference = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(again(image, reference=reference), milo(image, reference=reference))
+    assert str(tmp_path) in again.weights.path
