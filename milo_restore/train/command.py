@@ -1,0 +1,70 @@
+"""The command line that every recipe shares: a configuration file, overrides, an output folder, resume."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from milo_restore.config import load_config
+from milo_restore.errors import MiloRestoreError
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class RunArguments:
+    """What a recipe is told beside its configuration.
+
+    Attributes:
+        output: the run folder.
+        resume: ``latest``, the path of a checkpoint, or None for a fresh start.
+        dry_run: build everything, check every path and key, train nothing.
+    """
+
+    output: Path
+    resume: str | None
+    dry_run: bool
+
+
+def run_recipe(
+    main: Callable[[C, RunArguments], int],
+    schema: type[C],
+    default_config: Path,
+    description: str,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Read the command line and the configuration, run ``main``, and turn a user's error into one line.
+
+    Args:
+        main: the recipe; gets the checked configuration, returns an exit code.
+        schema: the recipe's configuration dataclass.
+        default_config: the YAML file used where ``--config`` is not given; its stem names the default run folder.
+        description: shown by ``--help``.
+        argv: arguments, by default the process's.
+
+    Returns:
+        The exit code: ``main``'s own, or 2 after an error that the user can mend.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--config", type=Path, default=default_config, help=f"YAML file (default: {default_config.name})"
+    )
+    parser.add_argument("--set", dest="overrides", metavar="KEY.SUB=VALUE", action="append", nargs="+", default=[],
+                        help="change single values, e.g. --set loss.kind=mae training.seed=7")  # fmt: skip
+    parser.add_argument("--output", type=Path, help="run folder (default: runs/NAME-OF-CONFIG)")
+    parser.add_argument(
+        "--resume", metavar="latest|CHECKPOINT", help="go on from the newest intact or a given checkpoint"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check configuration, data and weights; train nothing")
+    arguments = parser.parse_args(argv)
+    output = arguments.output or Path("runs") / arguments.config.stem
+    try:
+        config = load_config(schema, arguments.config, [item for group in arguments.overrides for item in group])
+        return main(config, RunArguments(output, arguments.resume, arguments.dry_run))
+    except MiloRestoreError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return error.exit_code

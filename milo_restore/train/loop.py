@@ -1,0 +1,268 @@
+"""The training loop: one for all recipes. The science arrives as ``step``, the images as ``data``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGTERM
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_model
+from torch import nn
+
+from milo_restore.errors import ConfigError, NumericsError, WeightsError
+from milo_restore.train import checkpoint
+from milo_restore.train.feed import MicroBatch, feed
+from milo_restore.train.guard import Outcome, Step, culprits, take_step
+from milo_restore.train.log import Journal, environment
+from milo_restore.train.processes import deterministic, on_main, start_accelerator
+from milo_restore.train.schedule import check_split, learning_rate
+from milo_restore.train.settings import TrainSettings
+from milo_restore.train.signals import StopSignals
+from milo_restore.train.state import TrainingState
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a call of `fit` ended."""
+
+    step: int  # the last step done
+    finished: bool  # whether that was the last of the run; then ``final`` exists
+    stopped: bool  # whether SIGINT or SIGTERM ended it early; the state is saved
+    signal: int | None  # which of the two
+    loss: float | None  # of the last step done by this call; None where there was none left to do
+    evaluation: dict[str, float] | None  # the latest of this call
+    final: Path | None  # the folder of the final weights
+    seconds: float  # wall-clock time of this call
+
+    @property
+    def exit_code(self) -> int:
+        """What a program that only trains should end with: 0, or 128 + the signal that stopped it, as in shells."""
+        return 128 + self.signal if self.signal is not None else 0
+
+
+@dataclass
+class _Run:
+    """What the functions below share."""
+
+    state: TrainingState
+    journal: Journal
+    settings: TrainSettings
+    output: Path
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None
+    sample: Callable[[nn.Module], np.ndarray[Any, Any]] | None
+    curriculum: Callable[[int], float] | None
+    evaluation: dict[str, float] | None = None
+    loss: float | None = None
+
+
+def fit(
+    model: nn.Module,
+    step: Step,
+    data: Any,
+    settings: TrainSettings,
+    output: str | Path,
+    *,
+    resume: str | Path | None = None,
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    sample: Callable[[nn.Module], np.ndarray[Any, Any]] | None = None,
+    curriculum: Callable[[int], float] | None = None,
+    record: Mapping[str, Any] | None = None,
+    until: int | None = None,
+) -> FitResult:
+    """Train ``model``, on one process or, under ``accelerate launch``, on many; save, and resume exactly.
+
+    Args:
+        model: trained in place. After a finished run it holds the final weights (the averaged ones, where kept).
+        step: ``step(model, batch, number)`` gives the mean loss over the micro-batch, and optionally a dict of
+            further scalars to log. It calls the model it is given, once, and not one from outside.
+        data: ``data[key]`` gives a dict; a key unpacks as ``step, index, position, patch``. Collated samples arrive
+            in ``step`` on the right device, with ``batch["position"]`` (int64) for keyed random numbers.
+        settings: the run's.
+        output: the run folder.
+        resume: None: a fresh run, refused where the folder holds one already. ``"latest"``: the newest intact
+            checkpoint, or a fresh start where there is none at all. A path: that checkpoint or nothing.
+        evaluate: ``evaluate(model)`` gives numbers to log. Called on all processes; the main one's result counts.
+        sample: ``sample(model)`` gives a picture, uint8 (H, W, 3) RGB. Called on the main process only.
+        curriculum: the curriculum's position at a step, for the bar and the log.
+        record: what else to keep: ``"config"`` is the text of config.yaml; ``"fixed"`` is a dict that must not
+            change on resume (the loss, the metric's sha256, ...); the rest goes to env.json and the final metadata.
+        until: pause after this step with a checkpoint, as if stopped; the schedules still see the whole run.
+
+    Raises:
+        ConfigError: a folder already in use, a setting changed on resume, a batch too small to split.
+        WeightsError: a damaged checkpoint named by path, or none intact.
+        NumericsError: ``max_bad_steps`` steps in a row with a non-finite loss or gradient. The state is saved.
+        MiloRestoreError: the run folder cannot be written; the previous checkpoint is intact.
+    """
+    began, output, record = time.perf_counter(), Path(output), dict(record or {})
+    accelerator = start_accelerator(settings, output)
+    check_split(settings, accelerator.num_processes)
+    source, notes = on_main(accelerator, lambda: _open(output, resume))
+    state = TrainingState(model, settings, accelerator, record.get("fixed", {}))
+    with contextlib.ExitStack() as stack:
+        stack.callback(state.release)
+        if source is not None:
+            state.read(source)
+        last = min(settings.steps if until is None else until, settings.steps)
+        journal = Journal(accelerator, output, settings, record, state.step, last)
+        stack.callback(journal.close)
+        for note in notes:
+            journal.say(note)
+        run = _Run(state, journal, settings, output, evaluate, sample, curriculum)
+        stack.enter_context(deterministic(settings.deterministic))
+        signals = stack.enter_context(StopSignals())
+        stopped = _train(run, step, data, last, signals)
+        finished = state.step == settings.steps
+        final = _finish(run, record) if finished else None
+    received = (signals.received or SIGTERM) if stopped else None  # None: another process received it
+    seconds = time.perf_counter() - began
+    return FitResult(state.step, finished, stopped, received, run.loss, run.evaluation, final, seconds)
+
+
+def _train(run: _Run, step: Step, data: Any, last: int, signals: StopSignals) -> bool:
+    """The loop. Returns whether a signal ended it before ``last``."""
+    state, settings, accelerator = run.state, run.settings, run.state.accelerator
+    process, processes = accelerator.process_index, accelerator.num_processes
+    pin = accelerator.device.type == "cuda"
+    steps = feed(data, settings, state.step + 1, last, process, processes, pin=pin)
+    with contextlib.closing(steps):
+        for number, batches in steps:
+            outcome, losses = take_step(state, step, number, batches, settings, lambda: bool(signals.received))
+            state.step = number
+            run.loss = outcome.loss
+            if outcome.skipped:
+                _report_skipped(run, outcome, batches, losses)
+            else:
+                state.bad_steps = 0
+            _log(run, outcome)
+            # One process need not wait for the next exchange to know that it was asked to stop.
+            stop = number < last and (outcome.stop or (processes == 1 and bool(signals.received)))
+            if stop:
+                run.journal.say(f"stopping after step {number}: saving")
+                _save(run)  # before anything slow: whoever sent the signal may not wait
+            _show(run)
+            if stop:
+                return True
+            if number % settings.checkpoint_every == 0 or number == last:
+                _save(run)
+    return False
+
+
+def _report_skipped(run: _Run, outcome: Outcome, batches: list[MicroBatch], losses: list[torch.Tensor]) -> None:
+    """Name the samples of a skipped step; stop the run where it was one too many in a row."""
+    state, settings = run.state, run.settings
+    names = culprits(batches, losses)
+    run.journal.write(state.step, {"skipped": outcome.skipped, "samples": names}, track=False)
+    if outcome.skipped == "overflow":
+        return
+    state.bad_steps += 1
+    listed = ", ".join(names[:16]) + (f" and {len(names) - 16} more" if len(names) > 16 else "")
+    run.journal.say(f"step {state.step} skipped: the {outcome.skipped} is not finite; samples: {listed}")
+    if state.bad_steps < settings.max_bad_steps:
+        return
+    state.bad_steps = 0  # whoever resumes has seen this error, and gets as many tries again
+    _save(run, prune=False)  # the last good checkpoint stays, whatever keep_checkpoints says
+    raise NumericsError(
+        f"the {outcome.skipped} was not finite in {settings.max_bad_steps} steps in a row; weights are unchanged since",
+        where=f"step {state.step}, samples {listed}",
+        mend="Look at these samples, lower learning_rate, or set mixed_precision to 'no'",
+    )
+
+
+def _log(run: _Run, outcome: Outcome) -> None:
+    state, settings, journal = run.state, run.settings, run.journal
+    rate = learning_rate(state.step, settings)
+    position = None if run.curriculum is None else float(run.curriculum(state.step))
+    journal.advance(outcome.loss, rate, position)
+    if outcome.skipped or (state.step % settings.log_every and state.step != settings.steps):
+        return
+    values = {"loss": outcome.loss, "lr": rate, "gradient_norm": outcome.gradient_norm}
+    if position is not None:
+        values["curriculum"] = position
+    if outcome.parts:
+        parts = state.accelerator.reduce(torch.stack(list(outcome.parts.values())), "sum").tolist()
+        values.update(zip(outcome.parts, parts))
+    journal.progress(state.step, values)
+
+
+def _show(run: _Run) -> None:
+    """The sample picture and the evaluation, where they are due, with the weights that the run would end with."""
+    state, settings = run.state, run.settings
+    due = [
+        every is not None and (state.step % every == 0 or state.step == settings.steps)
+        for every in (settings.sample_every, settings.evaluate_every)
+    ]
+    if run.sample is not None and due[0] and state.accelerator.is_main_process:
+        with state.averaged() as model:
+            picture = run.sample(model)
+        run.journal.picture(state.step, picture)
+    if run.evaluate is not None and due[1]:
+        with state.averaged() as model:
+            run.evaluation = {key: float(value) for key, value in run.evaluate(model).items()}
+        run.journal.write(state.step, {"evaluation": run.evaluation})
+        numbers = "  ".join(f"{key} {value:.4g}" for key, value in run.evaluation.items())
+        run.journal.say(f"step {state.step} evaluation: {numbers}")
+
+
+def _save(run: _Run, *, prune: bool = True) -> None:
+    """Publish a checkpoint of the present step; every process learns whether it worked."""
+    target = run.output / f"checkpoint-{run.state.step:06d}"
+
+    def act() -> None:
+        run.journal.sync()
+        checkpoint.publish(target, run.state.write)
+        if prune:
+            checkpoint.prune(run.output, target, run.settings.keep_checkpoints)
+
+    on_main(run.state.accelerator, act)
+
+
+def _finish(run: _Run, record: Mapping[str, Any]) -> Path:
+    """Write final/ and leave the final weights in the model."""
+    state, target = run.state, run.output / "final"
+    averaged = state.ema is not None
+    if state.ema is not None:
+        state.ema.copy_to(state.parameters)
+
+    def write(folder: Path) -> None:
+        save_model(state.module, str(folder / "model.safetensors"), {"format": "pt", "step": str(state.step)})
+        about = {"step": state.step, "averaged": averaged, "settings": state.fingerprint, **environment()}
+        about.update({key: value for key, value in record.items() if key != "config"})
+        (folder / "metadata.json").write_text(json.dumps(about, indent=1, default=str) + "\n", encoding="utf-8")
+
+    on_main(state.accelerator, lambda: checkpoint.publish(target, write))
+    return target
+
+
+def _open(output: Path, resume: str | Path | None) -> tuple[Path | None, list[str]]:
+    """Decide where to start from: a verified checkpoint or None, and what to tell the user about it."""
+    notes: list[str] = []
+    with checkpoint.writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+        checkpoint.clean(output)
+    if resume == "latest":
+        source = checkpoint.newest_intact(output, notes.append)
+        if source is not None:
+            return source, [*notes, f"resuming from {source}"]
+        notes.append(f"no checkpoint in {output}: starting fresh")
+    elif resume is not None:
+        source = Path(resume)
+        if not source.is_dir():
+            raise WeightsError("there is no such checkpoint folder", where=source, mend="--resume latest finds one")
+        checkpoint.verify(source)
+        if source.resolve().parent == output.resolve() or not checkpoint.checkpoints(output):
+            return source, [f"resuming from {source}"]
+    if checkpoint.checkpoints(output) or (output / "final").exists():
+        raise ConfigError(
+            "already holds a training run",
+            where=output,
+            mend="Continue it with --resume latest or name another --output",
+        )
+    return None, notes

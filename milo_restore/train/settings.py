@@ -1,0 +1,75 @@
+"""What a training run is told: its length, its optimiser, its rhythm. Plain frozen dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+def _at_least(name: str, value: float, least: int) -> None:
+    if not value >= least:  # also refuses NaN
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of progressive training: so many steps with one patch size and one batch size."""
+
+    steps: int  # optimisation steps in this stage
+    patch: int  # side of the square training crops, in pixels
+    batch: int  # samples per optimisation step, over all processes and all accumulated micro-batches together
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "patch", "batch"):
+            _at_least(f"a stage's {name}", getattr(self, name), 1)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """All settings of `fit`. Values out of range raise ValueError (ConfigError, when read by `load_config`)."""
+
+    stages: tuple[Stage, ...] = (Stage(steps=300, patch=64, batch=8),)  # run one after the other
+    seed: int = 1  # of the data order, the noise, and everything random inside a step
+    accumulation: int = 1  # micro-batches per step and process; the result does not depend on it
+    workers: int = 2  # data loading processes per training process; 0 loads in the training process
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"  # of the model; losses see float32 outputs
+    deterministic: bool = False  # refuse algorithms that differ from run to run (on GPUs; a CPU run is exact anyway)
+
+    learning_rate: float = 3e-4  # during the constant phase
+    final_learning_rate: float = 1e-6  # where the cosine ends
+    constant_steps: int | None = None  # steps before the cosine starts; null: constant to the end
+    weight_decay: float = 1e-4  # AdamW's
+    betas: tuple[float, float] = (0.9, 0.999)  # AdamW's
+    clip_norm: float | None = 0.01  # largest 2-norm of the whole gradient (Restormer's); null: no clipping
+    ema_decay: float | None = None  # evaluate, sample and finish with averaged weights; null: without
+
+    log_every: int = 10  # steps between lines of metrics.jsonl and the trackers
+    evaluate_every: int | None = None  # steps between evaluations, and one at the end; null: none
+    sample_every: int | None = None  # steps between sample pictures, and one at the end; null: none
+    checkpoint_every: int = 500  # steps between checkpoints; one is always written at the end
+    keep_checkpoints: int | None = 2  # older ones are deleted once a new one is published; null: keep all
+    trackers: tuple[str, ...] = ("tensorboard",)  # any that Accelerate knows, such as wandb
+    max_bad_steps: int = 3  # stop after so many steps in a row with a non-finite loss or gradient
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("stages is empty: name at least one stage, such as {steps: 300, patch: 64, batch: 8}")
+        counts = ("accumulation", "log_every", "checkpoint_every", "max_bad_steps")
+        for name in (*counts, "evaluate_every", "sample_every", "keep_checkpoints"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
+        for name in ("seed", "workers", "learning_rate", "final_learning_rate", "weight_decay"):
+            _at_least(name, getattr(self, name), 0)
+        if self.constant_steps is not None:
+            _at_least("constant_steps", self.constant_steps, 0)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm must be positive, or null for no clipping, got {self.clip_norm}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie between 0 and 1, or be null for none, got {self.ema_decay}")
+
+    @property
+    def steps(self) -> int:
+        """Optimisation steps of the whole run."""
+        return sum(stage.steps for stage in self.stages)

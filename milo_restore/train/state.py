@@ -1,0 +1,144 @@
+"""Everything that a step changes, in one place: the model, AdamW, the averaged weights, the counters."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import nn
+
+from milo_restore.errors import ConfigError, WeightsError
+from milo_restore.train.settings import TrainSettings
+
+# What may change between a run and its continuation without changing the result. Not the stages: a longer run has
+# another learning rate at each step, so it is another run.
+_FREE = {"accumulation", "workers", "deterministic", "trackers", "max_bad_steps", "keep_checkpoints"} | {
+    f"{what}_every" for what in ("log", "evaluate", "sample", "checkpoint")
+}
+
+
+class TrainingState:
+    """The model as Accelerate prepared it, the optimiser of its trainable parameters, and what belongs to them.
+
+    Args:
+        model: any module; only its own parameters that require a gradient are trained.
+        settings: of the run.
+        accelerator: the run's.
+        fixed: further entries of the fingerprint, such as the loss and the checksums of the metric's weights.
+    """
+
+    def __init__(
+        self, model: nn.Module, settings: TrainSettings, accelerator: Accelerator, fixed: Mapping[str, Any]
+    ) -> None:
+        self.step = 0
+        self.bad_steps = 0  # skipped steps in a row
+        self.accelerator = accelerator
+        self.module = model  # as given; accelerate replaces its forward when it mixes precisions
+        self._own_forward = model.__dict__.get("forward")
+        trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        if not trained:
+            raise ConfigError("has no parameter that requires a gradient", where="model")
+        self.names, self.parameters = list(trained), list(trained.values())
+        adamw = torch.optim.AdamW(
+            self.parameters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
+        )
+        self.model, self.optimizer = accelerator.prepare(model.train(), adamw)
+        self.ema: EMAModel | None = None
+        if settings.ema_decay is not None:
+            self.ema = EMAModel(self.parameters, decay=settings.ema_decay, foreach=True)
+        self.fingerprint = _fingerprint(model, settings, fixed)
+
+    def release(self) -> None:
+        """Give the model its own forward back."""
+        self.module.__dict__.pop("_original_forward", None)
+        self.module.__dict__.pop("forward", None)
+        if self._own_forward is not None:
+            self.module.forward = self._own_forward
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """The bare model with the averaged weights (where they are kept), in eval mode, without gradients.
+
+        The training weights come back bit for bit, whatever happens inside.
+        """
+        if self.ema is not None:
+            self.ema.store(self.parameters)
+            self.ema.copy_to(self.parameters)
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                yield self.module
+        finally:
+            self.module.train()
+            if self.ema is not None:
+                self.ema.restore(self.parameters)
+
+    def write(self, folder: Path) -> None:
+        """Write the files of a checkpoint (see `milo_restore.train.checkpoint`) into ``folder``."""
+        save_model(self.module, str(folder / "model.safetensors"), {"format": "pt"})
+        scaler = self.accelerator.scaler
+        loss_scale = scaler.state_dict() if scaler is not None else None
+        torch.save({"optimizer": self.optimizer.state_dict(), "scaler": loss_scale}, folder / "optimizer.pt")
+        if self.ema is not None:
+            averages = zip(self.names, self.ema.shadow_params)
+            save_file({name: value.contiguous() for name, value in averages}, str(folder / "ema.safetensors"))
+        counters = {"step": self.step, "bad_steps": self.bad_steps}
+        if self.ema is not None:
+            counters["ema_updates"] = self.ema.optimization_step
+        text = json.dumps({**counters, "fingerprint": self.fingerprint}, indent=1)
+        (folder / "state.json").write_text(text, encoding="utf-8")
+
+    def read(self, folder: Path) -> None:
+        """Take over a verified checkpoint.
+
+        Raises:
+            ConfigError: naming the first setting that differs from the checkpoint's.
+            WeightsError: where its files do not fit this model.
+        """
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        self._check_fingerprint(state["fingerprint"], folder)
+        try:
+            load_model(self.module, folder / "model.safetensors")
+            saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+            self.optimizer.load_state_dict(saved["optimizer"])
+            if self.accelerator.scaler is not None and saved["scaler"] is not None:
+                self.accelerator.scaler.load_state_dict(saved["scaler"])
+            if self.ema is not None:
+                averages = load_file(folder / "ema.safetensors")
+                for name, value in zip(self.names, self.ema.shadow_params):
+                    value.copy_(averages[name])
+                self.ema.optimization_step = state["ema_updates"]
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise WeightsError(f"does not fit this model ({error})", where=folder) from error
+        self.step, self.bad_steps = state["step"], state["bad_steps"]
+
+    def _check_fingerprint(self, theirs: dict[str, Any], folder: Path) -> None:
+        for key in (*self.fingerprint, *theirs):
+            ours, other = self.fingerprint.get(key), theirs.get(key)
+            if ours != other:
+                raise ConfigError(
+                    f"{key} is now {ours!r}; the checkpoint was trained with {other!r}",
+                    where=folder,
+                    mend="Restore the setting to continue this run, or start another --output",
+                )
+
+
+def _fingerprint(model: nn.Module, settings: TrainSettings, fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same for a continued run to equal an uninterrupted one; JSON values only."""
+    kept = {key: value for key, value in dataclasses.asdict(settings).items() if key not in _FREE}
+    shapes = [(name, list(value.shape), str(value.dtype)) for name, value in model.state_dict().items()]
+    trained = [name for name, value in model.named_parameters() if value.requires_grad]
+    digest = hashlib.sha256(json.dumps([shapes, trained]).encode()).hexdigest()
+    count = sum(value.numel() for value in model.parameters())
+    architecture = f"{count} parameters, shapes {digest[:12]}"
+    found: dict[str, Any] = json.loads(json.dumps({**kept, "model": architecture, **fixed}, default=str))
+    return found

@@ -1,0 +1,110 @@
+"""Two real processes (gloo) under accelerate launch give what one gives, and agree on every error."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from milo_restore.train import checkpoint
+
+TESTS = Path(__file__).parent
+
+
+def launch(folder: Path, processes: int) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
+    command = [sys.executable]
+    if processes > 1:
+        # Through torchrun's launcher: accelerate launch --cpu starts several processes only by way of MPI.
+        command += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+        command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        command += ["--main_process_port", "0", "--rdzv_backend", "c10d"]
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    else:
+        environment["ACCELERATE_USE_CPU"] = "true"
+    command += [str(TESTS / "train_worker.py"), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folders of the runs on one and on two processes, and what each process of the latter reported."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    launch(one, 1)
+    launch(two, 2)
+    return one, two, [json.loads((two / f"found{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def losses(output: Path) -> list[float]:
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def difference(one: Path, other: Path) -> float:
+    first, second = load_file(one), load_file(other)
+    assert first.keys() == second.keys()
+    return max((value - second[key]).abs().max().item() for key, value in first.items())
+
+
+@pytest.mark.parametrize("name", ["run1", "run2"])
+def test_two_processes_equal_one(runs, name):
+    one, two, found = runs
+    assert json.loads((two / name / "env.json").read_text())["processes"] == 2
+    assert len(losses(two / name)) == 12
+    assert losses(two / name) == pytest.approx(losses(one / name), abs=1e-5)
+    assert losses(two / name) == pytest.approx(losses(one / "run1"), abs=1e-5)
+    for file in ("final/model.safetensors", "checkpoint-000012/model.safetensors", "checkpoint-000012/ema.safetensors"):
+        assert difference(one / name / file, two / name / file) < 1e-5
+    assert found[0][name] == found[1][name]
+    assert found[0][name]["finished"]
+
+
+def test_resume_on_two_processes_is_bitwise(runs):
+    _, two, _ = runs
+    assert losses(two / "resumed") == losses(two / "run1")
+    assert difference(two / "resumed/final/model.safetensors", two / "run1/final/model.safetensors") == 0
+
+
+def test_a_bad_sample_of_one_process_stops_both(runs):
+    one, two, found = runs
+    for report in found:
+        assert report["bad"]["error"] == "NumericsError"
+        assert "image-13" in report["bad"]["text"]
+    for folder in (one, two):
+        lines = [json.loads(line) for line in (folder / "bad/metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if "skipped" in line] == [2, 3, 4]
+    named = next(line["samples"] for line in lines if "skipped" in line)
+    assert named == ["image-5", "image-7"]  # only the second process's micro-batch
+    checkpoint.verify(two / "bad/checkpoint-000004")
+
+
+def test_a_signal_to_one_process_stops_both(runs):
+    _, two, found = runs
+    assert found[0]["signal"]["stopped"]
+    assert found[1]["signal"]["stopped"]
+    assert found[0]["signal"]["step"] == found[1]["signal"]["step"] == 4
+    assert found[0]["signal"]["signal"] == found[1]["signal"]["signal"] == signal.SIGTERM
+    checkpoint.verify(two / "signal/checkpoint-000004")
+
+
+def test_errors_of_the_main_process_are_everybodys(runs):
+    _, two, found = runs
+    for report in found:
+        assert report["used"]["error"] == "ConfigError"
+        assert "already holds a training run" in report["used"]["text"]
+        assert report["full"]["error"] == "MiloRestoreError"
+        assert "No space left on device" in report["full"]["text"]
+    assert not list((two / "full").glob("checkpoint-*"))
+    assert not list((two / "full").glob(".tmp-*"))
+
+
+def test_this_torch_has_gloo():
+    assert torch.distributed.is_gloo_available()
