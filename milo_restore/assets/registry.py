@@ -1,0 +1,82 @@
+"""What there is outside: ``third_party/upstream.toml`` and the index of data set files beside it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from milo_restore.errors import DataError
+
+RAW_HOST = "https://raw.githubusercontent.com"
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of an outside repository, pinned.
+
+    Attributes:
+        name: its file name here.
+        bytes: its size.
+        sha256: its hash.
+        source: ``owner/repository@commit:path``.
+    """
+
+    name: str
+    bytes: int
+    sha256: str
+    source: str
+
+    @property
+    def url(self) -> str:
+        """Where it is downloaded from."""
+        place, _, path = self.source.partition(":")
+        repository, _, commit = place.partition("@")
+        return f"{RAW_HOST}/{repository}/{commit}/{quote(path)}"
+
+
+def third_party() -> Path:
+    """The folder of ``upstream.toml``: inside the installed package, or beside it in a source checkout.
+
+    Raises:
+        DataError: it is in neither place, so the installation is incomplete.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "third_party", package.parent / "third_party"):
+        if (folder / "upstream.toml").is_file():
+            return folder
+    where = package / "third_party" / "upstream.toml"
+    raise DataError("the registry of weights and data sets is missing", where=where, mend="Install milo-restore again")
+
+
+@functools.cache
+def upstream() -> dict[str, Any]:
+    """``upstream.toml``, parsed: tables ``repositories``, ``weights`` and ``datasets``."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    with (third_party() / "upstream.toml").open("rb") as file:
+        return tomllib.load(file)
+
+
+@functools.cache
+def dataset_index() -> dict[str, dict[str, RemoteFile]]:
+    """The known files of each data set, by data set and file name."""
+    index: dict[str, dict[str, RemoteFile]] = {}
+    lines = (third_party() / "datasets.tsv").read_text(encoding="utf-8").splitlines()
+    for line in lines[1:]:
+        dataset, name, size, sha256, source = line.split("\t")
+        index.setdefault(dataset, {})[name] = RemoteFile(name, int(size), sha256, source)
+    return index
+
+
+def weight_file(name: str) -> RemoteFile:
+    """The pinned file of a table ``weights.<name>``."""
+    table = upstream()["weights"][name]
+    repository = upstream()["repositories"][table["repository"]]
+    source = f"{repository['name']}@{repository['commit']}:{table['path']}"
+    return RemoteFile(table["file"], table["bytes"], table["sha256"], source)

@@ -1,0 +1,207 @@
+"""Reading and writing 8-bit images. What is read is verified and decoded in full, or refused by name."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from milo_restore.assets.datasets import SUFFIXES
+from milo_restore.errors import DataError, MiloRestoreError, NumericsError
+
+_TO_RGB = "Convert it to 8-bit RGB first"
+_PLAIN = {"RGB", "L", "1", "P"}
+_WITH_ALPHA = {"RGBA", "LA", "PA", "La", "RGBa"}
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """The image files of a folder, sorted by name. Hidden files and subfolders are left out.
+
+    Raises:
+        DataError: the folder is missing or holds no image.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        found = "is a file, not a folder" if folder.exists() else "no such folder"
+        raise DataError(found, where=folder, mend="Name an existing folder of images")
+    try:
+        paths = sorted(path for path in folder.iterdir() if _is_image(path))
+    except OSError as error:
+        raise DataError(f"cannot be listed ({error.strerror or error})", where=folder) from error
+    if not paths:
+        raise DataError("holds no images", where=folder, mend=f"Expected files ending in {', '.join(SUFFIXES)}")
+    return paths
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """Read an image as RGB, verified and decoded in full.
+
+    Grey images are repeated to three channels, EXIF orientation is applied (as OpenCV and BasicSR do), and colour
+    profiles are ignored.
+
+    Returns:
+        (H, W, 3) uint8, contiguous.
+
+    Raises:
+        DataError: naming the file, where it is missing, truncated, damaged, not an image, animated, transparent, deeper
+            than 8 bits, or in another colour space than RGB or grey. None of these is converted silently.
+    """
+    path = Path(path)
+    try:
+        with _no_truncated_images():
+            with Image.open(path) as image:
+                image.verify()  # PNG: the checksums of all chunks. Leaves the object unusable.
+            with Image.open(path) as image:
+                return _decode(image, path)
+    except MiloRestoreError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError("no such image", where=path) from error
+    except Exception as error:  # damaged files make Pillow's plugins raise nearly anything
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        mend = "It may be truncated, damaged or no image: replace it or remove it"
+        raise DataError(f"cannot be read as an image ({reason})", where=path, mend=mend) from error
+
+
+def _decode(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        raise DataError("holds several frames", where=path, mend="Save the one that is meant as a file of its own")
+    if _deeper_than_8_bits(image):
+        raise DataError(f"holds more than 8 bits per channel (mode {image.mode})", where=path, mend=_TO_RGB)
+    if image.mode not in _PLAIN | _WITH_ALPHA:
+        raise DataError(f"colour mode {image.mode} is neither RGB nor grey", where=path, mend=_TO_RGB)
+    image.load()
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        if rgba.getchannel("A").getextrema() != (255, 255):
+            mend = "Flatten it onto the background that you mean, and save it without alpha"
+            raise DataError("has transparent pixels", where=path, mend=mend)
+        image = _orient(image, rgba)
+    else:
+        image = _orient(image, image)
+    return np.array(image.convert("RGB"), dtype=np.uint8)  # np.array: writable, and free of Pillow's buffer
+
+
+def _orient(original: Image.Image, image: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(image) if original.getexif().get(0x0112, 1) != 1 else image
+
+
+def _deeper_than_8_bits(image: Image.Image) -> bool:
+    """Pillow has no deep RGB: it drops the low bytes silently, and only the decoder's raw mode tells."""
+    if image.mode[0] in "IF":
+        return True
+    for tile in getattr(image, "tile", ()):
+        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if any(isinstance(argument, str) and ";16" in argument for argument in arguments):
+            return True
+        if image.format == "PPM" and any(isinstance(argument, int) and argument > 255 for argument in arguments[1:]):
+            return True
+    return False
+
+
+_flag = threading.Lock()
+
+
+@contextmanager
+def _no_truncated_images() -> Iterator[None]:
+    """Some libraries tell Pillow, for the whole process, to fill truncated images with grey. Not here."""
+    if not ImageFile.LOAD_TRUNCATED_IMAGES:
+        yield
+        return
+    with _flag:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = True
+
+
+def load_images(paths: Iterable[str | Path], *, progress: bool | None = None) -> list[tuple[str, NDArray[np.uint8]]]:
+    """Decode images once, for keeping in memory. 400 images of 481x321 take 185 MB.
+
+    Args:
+        paths: the files.
+        progress: show a tqdm bar; by default from 100 files on.
+
+    Returns:
+        File name and (H, W, 3) uint8 array of each, in the same order.
+
+    Raises:
+        DataError: naming the first file that cannot be read.
+    """
+    files = [Path(path) for path in paths]
+    show = len(files) >= 100 if progress is None else progress
+    bar = tqdm(files, desc="reading images", unit="image", disable=not show, leave=False)
+    return [(path.name, read_image(path)) for path in bar]
+
+
+def to_tensor(image: NDArray[np.uint8]) -> Tensor:
+    """(H, W, 3) uint8 to (3, H, W) float32 in [0, 1].
+
+    Raises:
+        DataError: another shape or type.
+    """
+    _check_rgb(image)
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(255)
+
+
+def to_uint8(image: Tensor) -> NDArray[np.uint8]:
+    """(3, H, W) float to (H, W, 3) uint8: clamped to [0, 1], times 255, rounded to nearest (ties to even).
+
+    The rounding is that of basicsr's ``tensor2img`` and scikit-image's ``img_as_ubyte``.
+
+    Raises:
+        DataError: another shape.
+        NumericsError: a value is NaN or infinite.
+    """
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise DataError(f"expected a (3, H, W) tensor, got {tuple(image.shape)}")
+    image = image.detach().float()
+    if not torch.isfinite(image).all():
+        raise NumericsError("an image holds NaN or infinite values")
+    levels = image.clamp(0, 1).mul(255).round().to(torch.uint8)
+    return np.ascontiguousarray(levels.permute(1, 2, 0).cpu().numpy())
+
+
+def write_png(path: str | Path, image: NDArray[np.uint8]) -> None:
+    """Write a PNG in one piece: another process sees the old file or the new one, never half of it.
+
+    Args:
+        path: ends in ``.png``; folders on the way are made.
+        image: (H, W, 3) uint8 RGB.
+
+    Raises:
+        DataError: another shape or type, another suffix, or a file that cannot be written.
+    """
+    path = Path(path)
+    _check_rgb(image)
+    if path.suffix.lower() != ".png":
+        raise DataError("images are written as PNG", where=path, mend="Use a name that ends in .png")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.ascontiguousarray(image)).save(temporary, format="PNG")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"cannot be written ({error.strerror or error})", where=path) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _check_rgb(image: NDArray[np.uint8]) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise DataError(f"expected an (H, W, 3) uint8 array, got {image.shape} {image.dtype}")
