@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from milo_restore import MILO
+from milo_restore.cli.files import write_text
 from milo_restore.config import dump_config
 from milo_restore.data import keyed_rng, list_images, load_images, to_tensor
 from milo_restore.metric.network import N_SCALES, double
@@ -191,7 +192,7 @@ def main(config: Config, run: RunArguments) -> int:
         weights = {key: value.contiguous() for key, value in student.state_dict().items()}
         save_file(weights, result.final / "milo.safetensors", {"format": "pt", "teacher": str(teacher.weights)})
         numbers = agreement(student, teacher.cpu(), held_out, config.data.pairs, config.data.patch)
-        (run.output / "metrics.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+        write_text(run.output / "metrics.json", json.dumps(numbers, indent=1) + "\n")
         print("\n".join(f"{key:28} {value:.4f}" for key, value in numbers.items()))
     return 0
 

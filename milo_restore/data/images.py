@@ -134,7 +134,7 @@ def load_images(paths: Iterable[str | Path], *, progress: bool | None = None) ->
 
     Args:
         paths: the files.
-        progress: show a tqdm bar; by default from 100 files on.
+        progress: show a tqdm bar; by default from 100 files on, on a terminal.
 
     Returns:
         File name and (H, W, 3) uint8 array of each, in the same order.
@@ -143,8 +143,8 @@ def load_images(paths: Iterable[str | Path], *, progress: bool | None = None) ->
         DataError: naming the first file that cannot be read.
     """
     files = [Path(path) for path in paths]
-    show = len(files) >= 100 if progress is None else progress
-    bar = tqdm(files, desc="reading images", unit="image", disable=not show, leave=False)
+    hidden = (True if len(files) < 100 else None) if progress is None else not progress  # None: on terminals only
+    bar = tqdm(files, desc="reading images", unit="image", disable=hidden, leave=False)
     return [(path.name, read_image(path)) for path in bar]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from milo_restore import assets
+from milo_restore.assets import weights_path
 from milo_restore.errors import WeightsError
 from milo_restore.state_file import read_state_file
 
@@ -48,7 +48,7 @@ def load_weights(name: str | Path, asset: str, shipped: str | None) -> tuple[dic
         WeightsError: naming the file that is missing, damaged or of another architecture.
     """
     if name == "official":
-        path = assets.weights_path(asset)
+        path = weights_path(asset)
     elif name == "mini":
         if shipped is None:
             raise WeightsError(

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import torch.distributed
+
 from milo_restore.config import load_config
 from milo_restore.errors import MiloRestoreError
 
@@ -68,3 +70,6 @@ def run_recipe(
     except MiloRestoreError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return error.exit_code
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

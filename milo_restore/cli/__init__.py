@@ -1,0 +1,111 @@
+"""The command line ``milo-restore``. Each command's module is imported only when that command is asked for.
+
+Exit codes: 0 done; 1 ``doctor`` found that the basics do not work; 2 an error that the user can mend, on one line of
+standard error; 130 interrupted with Ctrl-C; 141 whoever read the output stopped reading (as in ``| head``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import milo_restore
+from milo_restore.errors import MiloRestoreError
+
+
+class Command(NamedTuple):
+    """A subcommand: its module has ``add_arguments(parser)`` and ``main(arguments) -> int``."""
+
+    module: str
+    summary: str
+    example: str
+
+
+COMMANDS = {
+    "score": Command(
+        "milo_restore.cli.score",
+        "score distorted images (or latents) against their references",
+        "milo-restore score references/ restored/ --csv scores.csv",
+    ),
+    "map": Command(
+        "milo_restore.cli.heatmap",
+        "draw where the visible errors are, as a heat map",
+        "milo-restore map reference.png distorted.png --out map.png",
+    ),
+    "assets": Command(
+        "milo_restore.cli.assets",
+        "list, fetch and verify weights and data sets",
+        "milo-restore assets fetch milo Set12",
+    ),
+    "doctor": Command(
+        "milo_restore.doctor",
+        "show versions, devices, weights and data sets, and what to do about what is missing",
+        "milo-restore doctor",
+    ),
+    "bench": Command(
+        "milo_restore.bench",
+        "measure the speed and memory of the losses on this machine",
+        "milo-restore bench",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments without the program's name; by default the process's.
+
+    Returns:
+        The exit code; see the module.
+    """
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()  # a closed pipe shows here, not in Python's last moments
+        return code
+    except BrokenPipeError:
+        # Python flushes stdout once more on its way out; that must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        parsed = _parser(arguments).parse_args(arguments)
+        code: int = parsed.run(parsed)
+        return code
+    except SystemExit as stop:  # argparse: 0 after --help, 2 after an error
+        return stop.code if isinstance(stop.code, int) else 2
+    except MiloRestoreError as error:
+        print(f"milo-restore: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("milo-restore: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="milo-restore",
+        description="Measure images with MILO, a perceptual metric that masks errors by how visible they are.",
+        epilog="'milo-restore COMMAND --help' tells more about one command.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {milo_restore.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(
+            name,
+            help=command.summary,
+            description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+            epilog=f"example: {command.example}",
+        )
+        if name == chosen:
+            module = importlib.import_module(command.module)
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.main)
+    return parser

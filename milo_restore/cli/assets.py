@@ -1,0 +1,104 @@
+"""``milo-restore assets``: the weights and data sets that this project knows by name."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from milo_restore.errors import ConfigError, MiloRestoreError
+
+if TYPE_CHECKING:
+    from milo_restore.assets import AssetStatus
+
+_ALL = "all"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``assets``."""
+    parser.description = (
+        "Weights and data sets are looked for in the folder that MILO_RESTORE_ASSETS names, then in the cache "
+        "(MILO_RESTORE_CACHE), where downloads go."
+    )
+    actions = parser.add_subparsers(metavar="list|fetch|verify", dest="action", required=True)
+    for action, summary, example in (
+        ("list", "what there is, what is found where, and under which licence", "milo-restore assets list"),
+        ("fetch", "download what is missing", "milo-restore assets fetch milo Set12 --root ~/restoration"),
+        ("verify", "check sha256 sums; fails where something is damaged or, if named, missing",
+         "milo-restore assets verify BSD400"),
+    ):  # fmt: skip
+        sub = actions.add_parser(action, help=summary, description=f"{summary[0].upper()}{summary[1:]}.",
+                                 epilog=f"example: {example}")  # fmt: skip
+        sub.add_argument("names", metavar="NAMES", nargs="*", help=f"names that 'list' shows, or '{_ALL}'")
+        sub.add_argument("--root", metavar="DIR", type=Path, help="look in, and download to, this folder only")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """List, fetch or verify."""
+    from milo_restore import assets
+
+    root = arguments.root
+    if root is not None and not root.expanduser().is_dir():
+        raise ConfigError("no such folder", where=f"--root {root}", mend="Make it first")
+    known = (*assets.WEIGHTS, *assets.DATASETS)
+    if arguments.action == "fetch" and not arguments.names:
+        raise ConfigError("name what to fetch", mend=f"Known: {', '.join(known)}; or '{_ALL}'")
+    everything = not arguments.names or arguments.names == [_ALL]
+    names = known if everything else arguments.names
+    if arguments.action == "list":
+        print(status_table([assets.asset_status(name, root) for name in names]))
+        return 0
+    if arguments.action == "verify" and not arguments.names:
+        return _verify_what_is_there([assets.asset_status(name, root) for name in names])
+    act = assets.fetch_asset if arguments.action == "fetch" else assets.verify_asset
+    failures: list[MiloRestoreError] = []
+    for name in names:
+        try:
+            print(_line(act(name, root)), flush=True)
+        except MiloRestoreError as error:  # the others are still worth having
+            failures.append(error)
+    for failure in failures[:-1]:
+        print(f"milo-restore: error: {failure}", file=sys.stderr)
+    if failures:
+        raise failures[-1]
+    return 0
+
+
+def status_table(statuses: Sequence[AssetStatus]) -> str:
+    """A table of assets, with what to do about the missing and the damaged below their lines."""
+    head = ("name", "kind", "state", "size", "licence")
+    rows = [(status.name, status.kind, status.state, _size(status.bytes), status.licence) for status in statuses]
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(4)]
+    width = max(80, shutil.get_terminal_size((120, 24)).columns)
+    lines = [_columns(head, widths)]
+    for status, row in zip(statuses, rows):
+        lines += textwrap.wrap(_columns(row, widths), width, subsequent_indent=" " * (sum(widths) + 8))
+        for detail in (status.where, status.note):
+            if detail is not None:
+                lines.append(f"    {detail}")
+    return "\n".join(lines)
+
+
+def _columns(row: tuple[str, ...], widths: list[int]) -> str:
+    return "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]])
+
+
+def _verify_what_is_there(statuses: Sequence[AssetStatus]) -> int:
+    damaged = False
+    for status in statuses:
+        print(_line(status))
+        damaged |= status.state == "damaged"
+    return MiloRestoreError.exit_code if damaged else 0
+
+
+def _line(status: AssetStatus) -> str:
+    detail = status.note if status.state in ("missing", "damaged") else status.where
+    return f"{status.name}: {status.state}: {detail}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"

@@ -1,0 +1,93 @@
+"""Files of the command line: results written in one piece, and pairs found in two folders."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from milo_restore.errors import DataError
+
+_NAMED = 8
+
+
+def check_target(path: Path) -> None:
+    """Refuse, before any work is done, a result that could not be written at its end.
+
+    Raises:
+        DataError: the folder is missing or takes no files, or ``path`` is itself a folder.
+    """
+    if path.is_dir():
+        raise DataError("is a folder", where=path, mend="Give the name of a file")
+    if not path.parent.is_dir():
+        raise DataError("no such folder", where=path.parent, mend="Make it first, or write elsewhere")
+    if not os.access(path.parent, os.W_OK):
+        raise DataError("no permission to write there", where=path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that others see the old one or the new one, never half of it.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"cannot be written ({error.strerror or error})", where=path) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def find_pairs(reference: Path, distorted: Path, suffixes: tuple[str, ...] | None) -> list[tuple[str, Path, Path]]:
+    """The pairs that two files, or two folders, make; folders are paired by file name without suffix.
+
+    Args:
+        reference: a file or a folder.
+        distorted: the same kind.
+        suffixes: which files of a folder count; None: images.
+
+    Returns:
+        Name, reference file and distorted file of each pair, sorted by name.
+
+    Raises:
+        DataError: a path is missing, one is a file and the other a folder, a folder is empty, a name appears twice in
+            a folder, or a file has no counterpart; all are named.
+    """
+    for path in (reference, distorted):
+        if not path.exists():
+            raise DataError("no such file or folder", where=path)
+    if reference.is_dir() != distorted.is_dir():
+        folder, file = (reference, distorted) if reference.is_dir() else (distorted, reference)
+        raise DataError(f"{folder} is a folder and {file} is a file", mend="Give two files or two folders")
+    if not reference.is_dir():
+        return [(distorted.stem, reference, distorted)]
+    references, distortions = (_by_stem(folder, suffixes) for folder in (reference, distorted))
+    for folder, there, here in ((distorted, references, distortions), (reference, distortions, references)):
+        missing = sorted(there.keys() - here.keys())
+        if missing:
+            more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+            what = f"{len(missing)} of {len(there)} have no counterpart: {', '.join(missing[:_NAMED])}{more}"
+            raise DataError(what, where=folder, mend="Files are paired by name without suffix: a.png and a.jpg")
+    return [(stem, references[stem], distortions[stem]) for stem in sorted(references)]
+
+
+def _by_stem(folder: Path, suffixes: tuple[str, ...] | None) -> dict[str, Path]:
+    if suffixes is None:
+        from milo_restore.data.images import list_images
+
+        paths = list_images(folder)
+    else:
+        paths = sorted(path for path in folder.iterdir() if path.suffix in suffixes and not path.name.startswith("."))
+        if not paths:
+            raise DataError("holds no latents", where=folder, mend=f"Expected files ending in {', '.join(suffixes)}")
+    found: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in found:
+            what = f"{found[path.stem].name} and {path.name} have one name"
+            raise DataError(what, where=folder, mend="Files are paired by name without suffix: keep one of them")
+        found[path.stem] = path
+    return found

@@ -1,0 +1,143 @@
+"""What ``score`` and ``map`` share: the metric's options, loading it, and reading what it compares.
+
+Importing this is cheap; torch comes with the first call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from milo_restore.errors import ConfigError, DataError, WeightsError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from milo_restore.metric import MaskedError
+
+LATENT_SUFFIXES = (".npy", ".safetensors", ".pt", ".pth")
+
+
+def add_metric_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--weights``, ``--latent`` and ``--device``."""
+    parser.add_argument(
+        "--weights",
+        default="official",
+        metavar="official|mini|PATH",
+        help="the authors' weights (downloaded once), the small ones shipped with the package, or a file of your own "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--latent",
+        action="store_true",
+        help="compare Stable Diffusion 1/2 latents (4, h, w), already times 0.18215, from "
+        + ", ".join(LATENT_SUFFIXES)
+        + " files",
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one, else cpu)")
+
+
+def load_metric(weights: str, *, latent: bool, device: str | None) -> tuple[MaskedError, torch.device]:
+    """The frozen metric on its device.
+
+    Raises:
+        ConfigError: no such device here.
+        WeightsError: the weights are missing or damaged; where ``mini`` would do, the error says so.
+    """
+    from milo_restore.metric import MILO, LatentMILO
+
+    place = _device(device)
+    try:
+        metric: MaskedError = (LatentMILO if latent else MILO).from_pretrained(weights)
+    except WeightsError as error:
+        if weights != "official" or latent:
+            raise
+        mend = f"{error.mend}. " if error.mend else ""
+        mend += "Without them, --weights mini uses the small ones shipped with milo-restore, whose scores differ"
+        raise WeightsError(error.what, where=error.where, mend=mend) from error
+    return metric.to(place), place
+
+
+def _device(name: str | None) -> torch.device:
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise ConfigError(f"cannot be used here ({reason})", where=f"--device {name}", mend="Use cpu") from error
+    return device
+
+
+def read_pair(reference: Path, distorted: Path, *, latent: bool) -> tuple[Tensor, Tensor]:
+    """Two images as (1, 3, H, W) in [0, 1], or two latents as (1, 4, h, w).
+
+    Returns:
+        The distorted one, then the reference.
+
+    Raises:
+        DataError: a file cannot be read, or the two differ in size; the files are named.
+    """
+    first, second = (_read(path, latent=latent) for path in (reference, distorted))
+    if first.shape != second.shape:
+        sizes = [f"{path} is {tensor.shape[-1]}x{tensor.shape[-2]}" for path, tensor in
+                 ((reference, first), (distorted, second))]  # fmt: skip
+        raise DataError(f"sizes differ: {sizes[0]}, {sizes[1]} (width x height)", mend="Give pairs of one size")
+    return second, first
+
+
+def pair_error(error: DataError, reference: Path, distorted: Path) -> DataError:
+    """The metric's complaint about tensors, with the files that these came from."""
+    what = error.what if error.where is None else f"{error.where} {error.what}"
+    return DataError(what, where=f"{distorted} against {reference}", mend=error.mend)
+
+
+def _read(path: Path, *, latent: bool) -> Tensor:
+    if latent:
+        return _read_latent(path)
+    from milo_restore.data.images import read_image, to_tensor
+
+    if path.suffix.lower() in LATENT_SUFFIXES:
+        raise DataError("is no image", where=path, mend="For latents use --latent")
+    return to_tensor(read_image(path))[None]
+
+
+def _read_latent(path: Path) -> Tensor:
+    if not path.is_file():
+        raise DataError("no such file", where=path)
+    if path.suffix not in LATENT_SUFFIXES:
+        mend = f"Latents are read from {', '.join(LATENT_SUFFIXES)} files; for images leave out --latent"
+        raise DataError(f"unknown suffix {path.suffix!r}", where=path, mend=mend)
+    content = _load_tensor(path)
+    if content.ndim == 3:
+        content = content[None]
+    if content.ndim != 4 or content.shape[:2] != (1, 4) or not content.is_floating_point():
+        raise DataError(f"expected a float latent (4, h, w), got {tuple(content.shape)} {content.dtype}", where=path)
+    return content.float()
+
+
+def _load_tensor(path: Path) -> Tensor:
+    """The one array or tensor that a file holds, alone or as the only entry of a dictionary."""
+    import numpy as np
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".npy":
+            return torch.from_numpy(np.load(path, allow_pickle=False))
+        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (OSError, EOFError, ValueError, TypeError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise DataError(f"cannot be read ({reason})", where=path) from error
+    if isinstance(content, dict) and len(content) == 1:
+        content = next(iter(content.values()))
+    if not isinstance(content, torch.Tensor):
+        raise DataError("holds no single tensor", where=path, mend="Save one latent (4, h, w) per file")
+    return content

@@ -1,0 +1,253 @@
+"""The recipes, run as a user runs them, and every shipped configuration."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY
+from PIL import Image
+from safetensors.torch import load_file
+
+from milo_restore import MILO, Restormer
+from milo_restore.config import load_config
+from milo_restore.errors import ConfigError
+
+RECIPES = REPOSITORY / "recipes"
+TINY = [
+    "--set", "training.stages=[{steps: 4, patch: 32, batch: 4}, {steps: 2, patch: 48, batch: 2}]",
+    "training.constant_steps=2", "training.evaluate_every=6", "training.sample_every=3", "training.checkpoint_every=2",
+    "training.log_every=1", "network.dim=8", "network.heads=[1, 2, 2, 4]",
+]  # fmt: skip
+
+
+def load_recipe(name):
+    """A recipe as a module."""
+    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and multiprocessing look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def denoise():
+    return load_recipe("restormer_denoise")
+
+
+def run(denoise, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["restormer_denoise.py", *arguments])
+    default = RECIPES / "configs" / "restormer_tiny.yaml"
+    return denoise.run_recipe(denoise.main, denoise.Config, default, "recipe", [str(a) for a in arguments])
+
+
+def test_tiny_run_leaves_everything_it_promises(denoise, monkeypatch, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(denoise, monkeypatch, "--output", folder, *TINY) == 0
+    output = capsys.readouterr().out
+    assert "held-out-photographs" in output
+    assert "mini (milo_mini.safetensors" in output
+    numbers = json.loads((folder / "metrics.json").read_text())
+    assert numbers["steps"] == 6
+    assert numbers["loss"] == "milo"
+    assert {row["name"] for row in numbers["results"][0]["images"]} == {"chelsea.png", "rocket.jpg"}
+    assert numbers["results"][0]["means"]["input_psnr"] == pytest.approx(20.4, abs=0.3)
+    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [s["step"] for s in steps if "loss" in s] == [1, 2, 3, 4, 5, 6]
+    with Image.open(folder / "samples" / "000006.png") as picture:
+        assert min(picture.size) > 400
+    model = Restormer.from_checkpoint(folder / "final" / "model.safetensors")
+    assert model.config["dim"] == 8
+    assert load_config(denoise.Config, folder / "config.yaml").training.stages[1].patch == 48
+    assert (folder / "checkpoint-000006" / "manifest.json").is_file()
+
+
+def test_a_second_run_does_not_overwrite_the_first(denoise, monkeypatch, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(denoise, monkeypatch, "--output", folder, *TINY) == 0
+    before = (folder / "final" / "model.safetensors").read_bytes()
+    assert run(denoise, monkeypatch, "--output", folder, *TINY) == 2
+    assert "--resume latest" in capsys.readouterr().err
+    assert (folder / "final" / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "loss.kidn=mae"], ["loss.kidn", "'kind'"]),
+        (["--set", "loss.weights=nowhere.pth"], ["nowhere.pth"]),
+        (["--set", "data.train=[BSD4000]"], ["BSD4000"]),
+        (["--set", "training.stages=[{steps: 1, patch: 2000, batch: 1}]"], ["coffee", "2000"]),
+        (["--set", "training.learning_rate=fast"], ["training.learning_rate", "fast"]),
+        (["--set", "loss.kind=mae", "loss.curriculum=linear"], ["curriculum"]),
+        (["--set", "network.heads=[3, 2, 4, 8]"], ["heads"]),
+        (["--config", "none.yaml"], ["none.yaml"]),
+        (["--resume", "nowhere/checkpoint-000001"], ["nowhere"]),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(denoise, monkeypatch, tmp_path, capsys, arguments, words):
+    assert run(denoise, monkeypatch, "--output", tmp_path / "run", *arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert all(word in error for word in words), error
+    assert not list(tmp_path.glob("run/final*"))
+
+
+def test_an_unreadable_training_image_is_named(denoise, monkeypatch, tmp_path, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(images / "good.png")
+    (images / "broken.png").write_bytes((images / "good.png").read_bytes()[:60])
+    assert run(denoise, monkeypatch, "--output", tmp_path / "run", "--set", f"data.train=[{images}]") == 2
+    assert "broken.png" in capsys.readouterr().err
+
+
+def test_every_loss_of_the_paper_trains(denoise, monkeypatch, tmp_path):
+    finals = {}
+    for kind, curriculum in (("mae", "constant"), ("milo", "constant"), ("milo", "linear"), ("milo", "cosine")):
+        folder = tmp_path / f"{kind}-{curriculum}"
+        settings = [f"loss.kind={kind}", f"loss.curriculum={curriculum}", "data.quick_images=1"]
+        assert run(denoise, monkeypatch, "--output", folder, *TINY, *settings) == 0
+        finals[folder.name] = load_file(folder / "final" / "model.safetensors")["output.weight"]
+    values = list(finals.values())
+    assert all(torch.isfinite(v).all() for v in values)
+    assert all(not torch.equal(a, b) for i, a in enumerate(values) for b in values[:i])
+
+
+def test_sigterm_saves_and_resume_ends_where_an_uninterrupted_run_does(tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    longer = ["--set", "training.stages=[{steps: 40, patch: 32, batch: 2}]", "training.evaluate_every=null",
+              "training.sample_every=null", "training.checkpoint_every=1000", "network.dim=8",
+              "network.heads=[1, 2, 2, 4]", "loss.curriculum=linear"]  # fmt: skip
+    command = [sys.executable, str(RECIPES / "restormer_denoise.py"), "--output"]
+    stopped = subprocess.Popen([*command, str(tmp_path / "a"), *longer], env=environment, cwd=tmp_path)
+    journal = tmp_path / "a" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (journal.is_file() and journal.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait(timeout=120) == 128 + signal.SIGTERM
+    assert not (tmp_path / "a" / "final").exists()
+    for folder in ("a", "b"):
+        subprocess.run(
+            [*command, str(tmp_path / folder), *longer, "--resume", "latest"], env=environment, cwd=tmp_path, check=True
+        )
+    weights = [load_file(tmp_path / folder / "final" / "model.safetensors") for folder in ("a", "b")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[1])
+
+
+def test_two_processes_train_what_one_trains(tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    recipe = [str(RECIPES / "restormer_denoise.py"), *TINY, "training.evaluate_every=null", "--output"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch"]
+    two = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend",
+           "no", "--main_process_port", "0"]  # fmt: skip
+    subprocess.run([sys.executable, *recipe, str(tmp_path / "1")], env=environment, cwd=tmp_path, check=True)
+    subprocess.run([*launch, *two, *recipe, str(tmp_path / "2")], env=environment, cwd=tmp_path, check=True)
+    one, both = (load_file(tmp_path / n / "final" / "model.safetensors") for n in "12")
+    for key in one:
+        torch.testing.assert_close(both[key], one[key], atol=2e-5, rtol=1e-3)
+    scores = [json.loads((tmp_path / n / "metrics.json").read_text())["results"][0]["means"]["psnr"] for n in "12"]
+    assert scores[0] == pytest.approx(scores[1], abs=0.02)
+    assert json.loads((tmp_path / "2" / "env.json").read_text())["processes"] == 2
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "configs").glob("restormer_*.yaml")), ids=lambda p: p.stem)
+def test_every_configuration_is_valid(denoise, path):
+    config = load_config(denoise.Config, path)
+    assert config.training.steps >= 400
+    if "sigma" in path.stem:
+        sigma = float(path.stem.rpartition("sigma")[2])
+        assert (config.data.sigma, config.data.test_sigmas) == (sigma, (sigma,))
+        assert config.training.steps == 300_000
+        assert max(stage.patch for stage in config.training.stages) <= 320
+        network = {k: v for k, v in vars(config.network).items() if k != "gradient_checkpointing"}
+        with torch.device("meta"):
+            assert sum(p.numel() for p in Restormer(**network).parameters()) == 26_111_668
+
+
+@pytest.mark.golden
+def test_paper_configuration_passes_a_dry_run(denoise, monkeypatch, tmp_path, capsys, shared):
+    config = RECIPES / "configs" / "restormer_bsd400_sigma25.yaml"
+    arguments = ["--config", config, "--dry-run", "--output", tmp_path / "run", "--set", "data.test=[CBSD68, Kodak24]"]
+    assert run(denoise, monkeypatch, *arguments) == 0
+    assert "official (MILO.pth, sha256 a1d66a7e0ebe)" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.golden
+def test_compare_prints_a_table_and_draws_a_picture(denoise, monkeypatch, tmp_path, capsys):
+    for kind in ("mae", "milo"):
+        assert run(denoise, monkeypatch, "--output", tmp_path / kind, *TINY, f"loss.kind={kind}") == 0
+    capsys.readouterr()
+    compare = load_recipe("restormer_compare")
+    arguments = [tmp_path / "mae", tmp_path / "milo", "--picture", tmp_path / "picture.png"]
+    monkeypatch.setattr(sys, "argv", ["restormer_compare.py", *map(str, arguments)])
+    assert compare.main() == 0
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == ["mae", "milo", "noisy"]
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.size[0] > 5 * 192
+    monkeypatch.setattr(sys, "argv", ["restormer_compare.py", str(tmp_path)])
+    assert compare.main() == 2
+
+
+@pytest.mark.golden
+def test_mini_agrees_with_official(shared):
+    distill = load_recipe("distill_milo")
+    pairs = distill.DistortedPairs(str(shared / "data/bsds500/val"), seed=0)
+    numbers = distill.agreement(MILO.from_pretrained("mini"), MILO.from_pretrained("official"), pairs, 400, 96)
+    assert numbers["srcc"] >= 0.95
+    assert (Path(MILO.from_pretrained("mini").weights.path)).stat().st_size < 250_000
+
+
+def test_distillation_learns_from_any_teacher(tmp_path):
+    """The recipe itself, on a few images, with a teacher of random weights: its own loss must fall."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(5)
+    save_file(MILO().state_dict(), tmp_path / "teacher.safetensors")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        Image.fromarray(rng.integers(0, 256, (80, 90, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    distill = load_recipe("distill_milo")
+    settings = ["--output", tmp_path / "run", "--set", f"data.train={folder}", f"data.validation={folder}",
+                "data.pairs=4", "data.patch=48", f"teacher={tmp_path / 'teacher.safetensors'}",
+                "training.stages=[{steps: 12, patch: 32, batch: 4}]", "training.log_every=1",
+                "training.evaluate_every=null"]  # fmt: skip
+    default = RECIPES / "configs" / "distill_milo.yaml"
+    assert distill.run_recipe(distill.main, distill.Config, default, "", [str(s) for s in settings]) == 0
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+    assert MILO.from_pretrained(tmp_path / "run" / "final" / "milo.safetensors").weights.sha256
+
+
+def test_basicsr_builds_the_loss_from_a_yaml_entry():
+    """The README's ten lines for a BasicSR training."""
+    from basicsr.losses import build_loss
+    from basicsr.utils.registry import LOSS_REGISTRY
+
+    import milo_restore.compat  # noqa: F401  (makes basicsr importable)
+    from milo_restore import MILOLoss
+
+    if "MILOLoss" not in LOSS_REGISTRY:
+        LOSS_REGISTRY.register(MILOLoss)
+    loss = build_loss({"type": "MILOLoss", "weights": "mini", "loss_weight": 0.5, "reduction": "mean"})
+    output, gt = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(loss(output, gt), 0.5 * MILOLoss("mini")(output, gt))
+
+
+def test_unknown_configuration_keys_are_refused(denoise, tmp_path):
+    (tmp_path / "x.yaml").write_text("training: {stages: [{steps: 1, patch: 8, bath: 1}]}")
+    with pytest.raises(ConfigError, match=r"stages\.0\.bath.*'batch'"):
+        load_config(denoise.Config, tmp_path / "x.yaml")
