@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from milo_restore import MILO, LatentMILO
-from milo_restore.errors import DataError, WeightsError
+from milo_restore.errors import ConfigError, DataError, WeightsError
 
 SHA256 = {
     "MILO.pth": "a1d66a7e0ebe0f839564ad70160ffdec709708f0b9a7dd03b19c0bee90d31f79",
@@ -81,15 +81,30 @@ def test_official_weights_are_the_published_files(official):
 
 
 @pytest.mark.golden
-def test_bfloat16_stays_within_one_percent(official, shared):
-    fast = MILO.from_pretrained("official", compute_dtype=torch.bfloat16)
-    golden = tensors(shared, "milo_image.npz", 1)
-    image = golden["dist"].clone().requires_grad_()
-    score = fast(image, reference=golden["ref"])
-    assert score.dtype == torch.float32
-    torch.testing.assert_close(score, golden["score"], atol=0, rtol=0.01)
-    score.sum().backward()
-    assert torch.cosine_similarity(image.grad.flatten(), golden["grad_dist"].flatten(), dim=0) > 0.999
+@pytest.mark.parametrize("case", range(5))
+def test_bfloat16_stays_close(official, shared, case):
+    fast, golden = (
+        MILO.from_pretrained("official", compute_dtype=torch.bfloat16),
+        tensors(shared, "milo_image.npz", case),
+    )
+    gradients = []
+    for milo in (fast, official[MILO]):
+        through, constant = (golden["dist"].clone().requires_grad_() for _ in range(2))
+        score = milo(through, reference=golden["ref"])
+        assert score.dtype == torch.float32
+        torch.testing.assert_close(score, golden["score"], atol=0, rtol=0.01)
+        score.sum().backward()
+        mask = milo.mask(golden["dist"], reference=golden["ref"])
+        (mask * (constant - golden["ref"]).abs()).mean().backward()
+        gradients.append((through.grad.flatten(), constant.grad.flatten()))
+    through, constant = (torch.cosine_similarity(*pair, dim=0) for pair in zip(*gradients))
+    assert constant > 0.999
+    assert through > 0.98
+
+
+def test_other_dtypes_are_refused():
+    with pytest.raises(ConfigError, match="bfloat16"):
+        MILO.from_pretrained("mini", compute_dtype=torch.float16)
 
 
 def test_scores_of_a_batch_are_those_of_its_images(mini):

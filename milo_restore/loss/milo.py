@@ -31,7 +31,8 @@ class MaskedLoss(RestorationLoss, Generic[M]):
         mask_gradient: True lets gradients flow through the mask too, as upstream; False takes the mask as a constant
             weight. These are two different losses (gradient cosine 0.15 on upstream's sample pair).
         normalize: divide w by its mean per image, so that every image pulls equally.
-        compute_dtype: ``torch.bfloat16`` computes the mask network in bfloat16.
+        compute_dtype: ``torch.bfloat16`` computes the mask network in bfloat16; best with ``mask_gradient=False``,
+            see `MILO.from_pretrained`.
         loss_weight: factor on the result.
         reduction: ``mean``, ``sum`` or ``none`` (element-wise).
     """

@@ -13,7 +13,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from milo_restore.errors import WeightsError
+from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.metric.checks import check_image_values, check_latent_values, check_pair
 from milo_restore.metric.freeze import freeze_into_buffers
 from milo_restore.metric.network import N_SCALES, MaskNetwork, ScoreScaler, visibility_mask
@@ -56,12 +56,17 @@ class MaskedError(nn.Module):
         Args:
             weights: ``official`` (the authors', found offline or downloaded once, sha256 checked), ``mini`` (shipped),
                 or the path of a .pth or .safetensors file.
-            compute_dtype: ``torch.float32`` is exact; ``torch.bfloat16`` is faster where the hardware has it and
-                moves scores by less than 1 %.
+            compute_dtype: ``torch.float32`` is exact. ``torch.bfloat16`` computes the wide convolutions in bfloat16,
+                faster where the hardware has it (see ``milo-restore bench``): on the golden images scores move by
+                less than 1 % and gradients with the mask as a constant keep a cosine above 0.999; gradients through
+                the mask keep one of 0.98 only, for the mask switches almost like a threshold.
 
         Raises:
             WeightsError: a file is missing, damaged or of another architecture.
+            ConfigError: another dtype.
         """
+        if compute_dtype not in (torch.float32, torch.bfloat16):
+            raise ConfigError(f"{compute_dtype} is neither torch.float32 nor torch.bfloat16", where="compute_dtype")
         state, info = load_weights(weights, cls._asset, cls._shipped)
         metric = cls()
         try:
@@ -70,7 +75,7 @@ class MaskedError(nn.Module):
             reason = " ".join(str(error).split())[:240]
             raise WeightsError(f"does not fit {cls.__name__} ({reason})", where=info.path) from error
         metric.weights = info
-        metric.freeze().mask_network.to(compute_dtype)
+        metric.freeze().mask_network.compute_in(compute_dtype)
         return metric
 
     def freeze(self: M) -> M:

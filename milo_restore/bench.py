@@ -1,0 +1,400 @@
+"""``milo-restore bench``: what MILO costs here as a loss, against its plain form, LPIPS and a Restormer step.
+
+Everything is timed in one process and interleaved: each round runs every contender once, every second round in
+reverse order, and a ratio is the median over rounds of the ratio within a round. A busy machine then slows both
+sides of a ratio. Times in milliseconds are medians over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from milo_restore.errors import ConfigError
+from milo_restore.loss import L1Loss, MILOLoss
+
+PLAIN = Path(__file__).resolve().parent.parent / "tests" / "plain_milo.py"
+"""Where a source checkout keeps the plain transcription; an installed wheel has none."""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Step = Callable[[], tuple[Tensor, Tensor]]
+PLAIN_ROW, FLOAT32, BFLOAT16 = "plain MILO", "MILO float32", "MILO bfloat16"
+CONSTANT_MASK, BFLOAT16_CONSTANT = f"{FLOAT32}, constant mask", f"{BFLOAT16}, constant mask"
+ALEX, VGG = "LPIPS-AlexNet", "LPIPS-VGG"
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """What is measured.
+
+    Attributes:
+        width: of the loss's images, in pixels.
+        height: of the loss's images, in pixels.
+        batch: images per loss call; the Restormer step always has one.
+        threads: CPU threads.
+        repeats: timed rounds, after one warm-up.
+        weights: MILO's weights: ``official``, ``mini`` or a path.
+        device: where everything runs, as torch names it.
+        plain: the plain transcription's file; None looks in a source checkout's tests.
+        quick: a reduced Restormer and small images, to see that everything runs; its times mean nothing.
+    """
+
+    width: int = 512
+    height: int = 384
+    batch: int = 1
+    threads: int = 2
+    repeats: int = 9
+    weights: str = "mini"
+    device: str = "cpu"
+    plain: Path | None = None
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.height) < 64:  # LPIPS-AlexNet's five strides leave nothing of less
+            raise ConfigError(f"sides must be at least 64, got {self.width}x{self.height}", where="--size")
+        if min(self.batch, self.threads, self.repeats) < 1:
+            raise ConfigError("batch, threads and repeats must be at least 1")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``milo-restore bench``."""
+    default = BenchSettings()
+    parser.add_argument("--size", default=None, metavar="WxH", help="the losses' images (default: 512x384)")
+    parser.add_argument("--batch", type=int, default=default.batch, help="images per loss call (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=default.threads, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=None, help=f"timed rounds (default: {default.repeats})")
+    parser.add_argument("--weights", default=default.weights, help="mini, official or a path (default: %(default)s)")
+    parser.add_argument("--device", default=default.device, help="cpu, cuda, cuda:1, ... (default: %(default)s)")
+    parser.add_argument("--plain", type=Path, default=None, help="tests/plain_milo.py of a source checkout")
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="also write the numbers there")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs; times mean nothing")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Measure, print the table, write the JSON file if one was asked for.
+
+    Raises:
+        ConfigError: an option is wrong.
+        WeightsError: MILO's weights cannot be had.
+    """
+    size = arguments.size or ("64x64" if arguments.quick else "512x384")
+    width, cross, height = size.partition("x")
+    if not (cross and width.isdigit() and height.isdigit()):
+        raise ConfigError(f"{size!r} is not a size", where="--size", mend="Give width x height, as in 512x384")
+    if arguments.json is not None and not arguments.json.parent.is_dir():
+        raise ConfigError("no such folder", where=arguments.json.parent)  # before the minutes, not after
+    settings = BenchSettings(
+        width=int(width),
+        height=int(height),
+        batch=arguments.batch,
+        threads=arguments.threads,
+        repeats=arguments.repeats or (2 if arguments.quick else BenchSettings.repeats),
+        weights=arguments.weights,
+        device=arguments.device,
+        plain=arguments.plain,
+        quick=arguments.quick,
+    )
+    report = run_bench(settings)
+    print(format_report(report))
+    if arguments.json is not None:
+        unfinished = arguments.json.with_name(arguments.json.name + ".tmp")
+        unfinished.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        os.replace(unfinished, arguments.json)
+    return 0
+
+
+def run_bench(settings: BenchSettings) -> dict[str, Any]:
+    """Measure everything.
+
+    Returns:
+        ``machine``, ``weights``, ``size``, ``batch``, ``rounds``, ``losses`` (one row per loss: ``name``, ``ms``,
+        ``peak_mib`` (None where the device has no such counter), ``vs_plain`` and ``vs_vgg``: how many times faster
+        than those two), ``agreement`` (per comparison: ``loss``, a relative difference, and ``cosine`` of the
+        gradients), ``restormer`` and ``notes``, sentences. JSON can hold it.
+
+    Raises:
+        ConfigError: the device does not exist, or ``plain`` names no file.
+        WeightsError: MILO's weights cannot be had.
+    """
+    device = _device(settings.device)
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    try:
+        losses, notes, weights = _losses(settings, device)
+        image, reference = _pair(settings, device)
+        steps = {name: _step(loss, image, reference) for name, loss in losses.items()}
+        times = _interleaved(steps, settings.repeats, device, "losses")
+        peaks = {name: _peak_mib(step, device) for name, step in steps.items()}
+        pairs = [(FLOAT32, PLAIN_ROW), (BFLOAT16, FLOAT32), (BFLOAT16_CONSTANT, CONSTANT_MASK)]
+        agreement = {f"{a} and {b}": _agreement(steps[a], steps[b]) for a, b in pairs if b in steps}
+        restormer = _restormer_step(settings, losses[FLOAT32], device)
+    finally:
+        torch.set_num_threads(threads_before)
+    rows = [
+        {
+            "name": name,
+            "ms": median(times[name]) * 1e3,
+            "peak_mib": peaks[name],
+            "vs_plain": _ratio(times[PLAIN_ROW], times[name]) if PLAIN_ROW in times else None,
+            "vs_vgg": _ratio(times[VGG], times[name]),
+        }
+        for name in steps
+    ]
+    native = native_bfloat16(device)
+    ratio = _ratio(times[FLOAT32], times[BFLOAT16])
+    notes.append(f"{_NATIVE[native]}: {BFLOAT16} ran {ratio:.2f} times as fast as {FLOAT32}.")
+    if settings.quick:
+        notes.append("--quick: these sizes only show that everything runs; the times mean nothing.")
+    return {
+        "machine": _machine(settings, device) | {"native_bfloat16": native},
+        "weights": weights,
+        "size": f"{settings.width}x{settings.height}",
+        "batch": settings.batch,
+        "rounds": settings.repeats,
+        "losses": rows,
+        "agreement": agreement,
+        "restormer": restormer,
+        "notes": notes,
+    }
+
+
+def native_bfloat16(device: torch.device) -> bool | None:
+    """Whether the hardware multiplies bfloat16 itself; where not, it is emulated, correctly and slowly.
+
+    None where torch cannot tell: CPUs that are not x86, torch before 2.6, devices other than cpu and cuda.
+    """
+    if device.type == "cuda":
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
+        return None
+    probes = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return any(probe() for probe in probes if probe is not None) if any(probes) else None
+
+
+_NATIVE = {
+    True: "bfloat16 is native here",
+    False: "bfloat16 is NOT native here but emulated, so float32 is the choice on this machine",
+    None: "Whether bfloat16 is native here, torch cannot tell",
+}
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """The report of `run_bench` as text for a terminal."""
+    machine, step = report["machine"], report["restormer"]
+    size = f"{step['patch']}x{step['patch']}"
+    lines = [
+        f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}",
+        f"MILO weights {report['weights']}",
+        "",
+        f"Loss forward + backward, {report['size']}, batch {report['batch']}, {report['rounds']} rounds",
+        f"{'':30s}{'ms':>10s}{'x plain':>10s}{'x VGG':>10s}{'peak MiB':>10s}",
+    ]
+    for row in report["losses"]:
+        cells = [(row["ms"], ".1f"), (row["vs_plain"], ".2f"), (row["vs_vgg"], ".2f"), (row["peak_mib"], ".0f")]
+        lines.append(f"{row['name']:30s}" + "".join(f"{'-' if v is None else format(v, f):>10s}" for v, f in cells))
+    lines.append("x: how many times faster than plain MILO and than LPIPS-VGG. Peak: extra memory of torch's tensors.")
+    for names, values in report["agreement"].items():
+        lines.append(f"{names}: loss differs by {values['loss']:.2e}, gradient cosine {values['cosine']:.6f}")
+    lines += [
+        "",
+        f"Training step of Restormer ({step['parameters'] / 1e6:.1f} M parameters), {size}, batch 1",
+        f"{'model (forward, backward, AdamW)':38s}{step['model_ms']:10.1f} ms",
+        f"{'MAE forward + backward':38s}{step['mae_ms']:10.1f} ms",
+        f"{'MILO forward + backward':38s}{step['milo_ms']:10.1f} ms",
+        f"{'step with MILO / step with MAE':38s}{step['milo_over_mae']:10.4f}",
+        "",
+        *report["notes"],
+    ]
+    return "\n".join(lines)
+
+
+def _losses(settings: BenchSettings, device: torch.device) -> tuple[dict[str, Loss], list[str], str]:
+    """The contenders, what is to be said about a missing one, and which weights MILO runs with."""
+    exact = MILOLoss(settings.weights).to(device)
+    losses: dict[str, Loss] = {}
+    notes = []
+    path = settings.plain or PLAIN
+    if path.is_file():
+        losses[PLAIN_ROW] = _plain(path, exact).to(device)
+    elif settings.plain is not None:
+        raise ConfigError("no such file", where=f"--plain {path}", mend="Name tests/plain_milo.py of a source checkout")
+    else:
+        notes.append(f"{PLAIN_ROW} is left out: it lives in a source checkout's tests (name it with --plain PATH).")
+    losses[FLOAT32] = exact
+    losses[BFLOAT16] = MILOLoss(settings.weights, compute_dtype=torch.bfloat16).to(device)
+    losses[CONSTANT_MASK] = MILOLoss(settings.weights, mask_gradient=False).to(device)
+    losses[BFLOAT16_CONSTANT] = MILOLoss(settings.weights, mask_gradient=False, compute_dtype=torch.bfloat16).to(device)
+    losses |= {ALEX: _lpips("alex", device), VGG: _lpips("vgg", device)}
+    return losses, notes, str(exact.weights)
+
+
+def _plain(path: Path, exact: MILOLoss) -> nn.Module:
+    spec = importlib.util.spec_from_file_location("plain_milo", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError("is not a Python file", where=f"--plain {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    plain: nn.Module = module.PlainMILO()
+    plain.load_state_dict({k.replace("mask_network.", "net."): v for k, v in exact.metric.named_buffers()})
+    return plain
+
+
+def _lpips(net: str, device: torch.device) -> Loss:
+    """LPIPS with a random backbone: the same work as with the real one, and no download."""
+    import lpips
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # lpips names torchvision's weights by its old argument
+        metric = lpips.LPIPS(net=net, pnet_rand=True, verbose=False).requires_grad_(False).to(device)
+    return lambda image, reference: metric(image, reference, normalize=True).mean()
+
+
+def _pair(settings: BenchSettings, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A photograph that scikit-image ships, at the asked size, and the same with noise of sigma 25/255."""
+    from skimage import data
+
+    photograph = torch.from_numpy(data.coffee()).permute(2, 0, 1)[None].float() / 255
+    size = (settings.height, settings.width)
+    reference = F.interpolate(photograph, size=size, mode="bilinear", antialias=True).repeat(settings.batch, 1, 1, 1)
+    noise = torch.randn(reference.shape, generator=torch.Generator().manual_seed(0))
+    return (reference + 25 / 255 * noise).clamp(0, 1).to(device), reference.to(device)
+
+
+def _step(loss: Loss, image: Tensor, reference: Tensor) -> Step:
+    """Forward and backward to the image, as in a training step; gives the loss and the gradient."""
+
+    def step() -> tuple[Tensor, Tensor]:
+        prediction = image.detach().requires_grad_()
+        value = loss(prediction, reference)
+        value.backward()
+        assert prediction.grad is not None  # noqa: S101  (a leaf that the loss depends on)
+        return value.detach(), prediction.grad
+
+    return step
+
+
+def _interleaved(
+    contenders: dict[str, Callable[[], Any]], rounds: int, device: torch.device, what: str
+) -> dict[str, list[float]]:
+    """Seconds of every contender in every round; the first round only warms up."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    which = [device] if device.type == "cuda" else []
+    with tqdm(total=(rounds + 1) * len(contenders), desc=what, leave=False) as bar:
+        for round_ in range(rounds + 1):
+            order = list(contenders)[:: -1 if round_ % 2 else 1]
+            for name in order:
+                getattr(torch, device.type).synchronize(*which)
+                start = time.perf_counter()
+                contenders[name]()
+                getattr(torch, device.type).synchronize(*which)
+                if round_:
+                    times[name].append(time.perf_counter() - start)
+                bar.update()
+    return times
+
+
+def _ratio(slow: list[float], fast: list[float]) -> float:
+    return median(a / b for a, b in zip(slow, fast))
+
+
+def _peak_mib(step: Callable[[], Any], device: torch.device) -> float | None:
+    """The most memory that torch's tensors took at once during one step, above what lay there before.
+
+    On a CPU every allocation is recorded by torch's profiler; what a convolution library takes for itself is not
+    seen. None on devices other than cpu and cuda.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    if device.type != "cpu":
+        return None
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's library talks on stderr of GPUs it does not find
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    assert profiler.profiler is not None  # noqa: S101  (it has just run)
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak / 2**20
+
+
+def _agreement(ours: Step, other: Step) -> dict[str, float]:
+    (loss, gradient), (expected, expected_gradient) = ours(), other()
+    cosine = F.cosine_similarity(gradient.flatten().double(), expected_gradient.flatten().double(), dim=0)
+    return {"loss": ((loss - expected).abs() / expected.abs()).item(), "cosine": cosine.item()}
+
+
+def _restormer_step(settings: BenchSettings, milo: Loss, device: torch.device) -> dict[str, float | int]:
+    """What MILO adds to a training step over MAE.
+
+    Model and losses are timed apart and added up: the difference of two whole steps of seconds each would drown in
+    the machine's noise.
+    """
+    from milo_restore.models.restormer import Restormer
+
+    torch.manual_seed(0)
+    patch = 64 if settings.quick else 128
+    small = Restormer(dim=8, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1) if settings.quick else None
+    model = (small or Restormer()).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    image, reference = (torch.rand(1, 3, patch, patch, device=device) for _ in range(2))
+
+    def model_step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        output = model(image)
+        output.backward(torch.full_like(output, 1 / output.numel()))
+        optimizer.step()
+
+    contenders = {"model": model_step, "mae": _step(L1Loss(), image, reference), "milo": _step(milo, image, reference)}
+    times = _interleaved(contenders, max(2, settings.repeats // 2), device, "Restormer step")
+    model_s, mae_s, milo_s = (median(times[name]) for name in contenders)
+    return {
+        "patch": patch,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "model_ms": model_s * 1e3,
+        "mae_ms": mae_s * 1e3,
+        "milo_ms": milo_s * 1e3,
+        "milo_over_mae": (model_s + milo_s) / (model_s + mae_s),
+    }
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
+        raise ConfigError(f"cannot be used ({str(error).splitlines()[0]})", where=f"--device {name}") from error
+    return device
+
+
+def _machine(settings: BenchSettings, device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return {"device": name, "threads": settings.threads, "torch": torch.__version__}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"

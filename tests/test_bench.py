@@ -1,0 +1,157 @@
+"""The benchmark runs and its numbers make sense; the yardstick it measures against is upstream's metric."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from plain_milo import PlainMILO
+from safetensors.torch import save_file
+
+from milo_restore import MILO, bench
+from milo_restore.bench import BenchSettings, add_arguments, format_report, run_bench
+from milo_restore.errors import ConfigError
+
+ROWS = ["plain MILO", "MILO float32", "MILO bfloat16", "MILO float32, constant mask", "MILO bfloat16, constant mask",
+        "LPIPS-AlexNet", "LPIPS-VGG"]  # fmt: skip
+GOLDEN = [(3, "MILO.pth", "milo_image.npz", i) for i in range(5)]
+GOLDEN += [(4, "MILO_latent.pth", "milo_latent.npz", i) for i in range(4)]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
+    save_file(MILO().state_dict(), path)
+    return str(path)
+
+
+def options(*words):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(list(words))
+
+
+def test_quick_run_measures_every_row(weights, tmp_path, capsys):
+    threads = torch.get_num_threads()
+    file = tmp_path / "bench.json"
+    assert bench.main(options("--quick", "--threads", "1", "--weights", weights, "--json", str(file))) == 0
+    assert torch.get_num_threads() == threads
+    report, printed = json.loads(file.read_text()), capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [file]
+
+    assert [row["name"] for row in report["losses"]] == ROWS
+    for row in report["losses"]:
+        numbers = [row["ms"], row["vs_plain"], row["vs_vgg"], row["peak_mib"]]
+        assert all(math.isfinite(n) and n > 0 for n in numbers), row
+    assert report["losses"][0]["vs_plain"] == 1
+    assert report["losses"][-1]["vs_vgg"] == 1
+
+    exact, bfloat16 = (
+        report["agreement"][k] for k in ("MILO float32 and plain MILO", "MILO bfloat16 and MILO float32")
+    )
+    assert exact["loss"] < 1e-5
+    assert exact["cosine"] > 1 - 1e-6
+    assert 0 < bfloat16["loss"] < 0.01
+    assert 0.999 < bfloat16["cosine"] < 1
+
+    step = report["restormer"]
+    assert step["milo_over_mae"] == pytest.approx(
+        (step["model_ms"] + step["milo_ms"]) / (step["model_ms"] + step["mae_ms"])
+    )
+    assert all(math.isfinite(v) and v > 0 for v in step.values())
+
+    lines = printed.splitlines()
+    assert all(any(line.startswith(row) for line in lines) for row in ROWS)
+    assert f"torch {torch.__version__}" in lines[0]
+    assert sum("bfloat16 is" in line or "cannot tell" in line for line in lines) == 1
+
+
+def test_memory_of_the_loss_is_no_higher_than_the_plain_ones(weights):
+    settings = BenchSettings(128, 96, weights=weights)
+    losses, _, _ = bench._losses(settings, torch.device("cpu"))
+    image, reference = bench._pair(settings, torch.device("cpu"))
+    peaks = {
+        name: bench._peak_mib(bench._step(losses[name], image, reference), torch.device("cpu")) for name in ROWS[:4]
+    }
+    image_mib = image.numel() * 4 / 2**20
+    assert peaks["plain MILO"] > 144 / 3 * image_mib  # the 32 + 64 + 32 + 16 activations that backward needs
+    assert peaks["MILO float32"] <= peaks["plain MILO"]
+    assert peaks["MILO bfloat16"] < 0.7 * peaks["MILO float32"]
+    assert peaks["MILO float32, constant mask"] < 0.7 * peaks["MILO float32"]
+
+
+def test_peak_counts_what_lives_at_once():
+    def step():
+        a = torch.zeros(2**20)  # 4 MiB
+        b = a + 1  # 8
+        del a
+        return b + b  # 8: one gone, one new
+
+    assert bench._peak_mib(step, torch.device("cpu")) == pytest.approx(8, abs=0.01)
+
+
+def test_ratio_is_taken_within_rounds():
+    # The machine was ten times slower in the second round, for both.
+    assert bench._ratio([2.0, 20.0, 2.2], [1.0, 10.0, 1.1]) == pytest.approx(2)
+
+
+def test_without_a_source_checkout_the_plain_row_is_left_out(weights, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "PLAIN", tmp_path / "plain_milo.py")
+    report = run_bench(BenchSettings(64, 64, threads=1, repeats=1, weights=weights, quick=True))
+    assert [row["name"] for row in report["losses"]] == ROWS[1:]
+    assert report["losses"][0]["vs_plain"] is None
+    text = format_report(report)
+    assert sum("--plain" in line for line in text.splitlines()) == 1
+    assert "nan" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--size", "512"], "512x384"),
+        (["--size", "32x32"], "at least 64"),
+        (["--threads", "0"], "at least 1"),
+        (["--plain", "nowhere.py"], "nowhere.py"),
+        (["--device", "warp"], "--device warp"),
+        (["--json", "nowhere/bench.json"], "nowhere"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_runs(weights, words, said):
+    with pytest.raises(ConfigError) as error:
+        bench.main(options("--quick", "--weights", weights, *words))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("bf16", "amx", "native"), [(False, False, False), (True, False, True), (False, True, True)])
+def test_native_bfloat16_is_what_the_cpu_says(monkeypatch, bf16, amx, native):
+    monkeypatch.setattr(bench.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    assert bench.native_bfloat16(torch.device("cpu")) is native
+    monkeypatch.setattr(bench.platform, "machine", lambda: "aarch64")
+    assert bench.native_bfloat16(torch.device("cpu")) is None
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize(("channels", "checkpoint", "file", "case"), GOLDEN)
+def test_the_yardstick_equals_upstream(shared, channels, checkpoint, file, case):
+    state = torch.load(shared / "weights" / "milo" / checkpoint, weights_only=True)
+    plain = PlainMILO(channels).load_upstream(state)
+    golden = np.load(shared / "golden" / file)
+    image = torch.from_numpy(golden[f"{case}.dist"]).requires_grad_()
+    reference = torch.from_numpy(golden[f"{case}.ref"])
+    expected = golden[f"{case}.grad_dist"]
+    loss = plain(image, reference)
+    assert loss.item() == pytest.approx(golden[f"{case}.score"].mean(), rel=1e-5, abs=1e-6)
+    loss.backward()
+    gradient = image.grad.numpy() * len(image)  # golden gradients are of the scores' sum
+    assert np.abs(gradient - expected).max() <= 1e-5 * np.abs(expected).max()
+    mask = plain.mask(image, reference).detach().numpy()
+    assert np.abs(mask - golden[f"{case}.mask"]).max() <= 1e-5
+    assert all(p.grad is not None for p in plain.net.parameters())  # as upstream: the weights are trained along
