@@ -171,5 +171,7 @@ def test_build_loss():
     assert loss.curriculum == Curriculum("cosine", 10)
     assert not loss.mask_gradient
     assert LossSettings(weights="mini", curriculum="cosine").label == "milo-cosine"
+    assert LossSettings(mask_gradient=False).label == "milo-detached"
+    assert LossSettings(kind="mae").label == "mae"
     with pytest.raises(ValueError, match="curriculum"):
         LossSettings(kind="mae", curriculum="linear")

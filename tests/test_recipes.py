@@ -58,7 +58,7 @@ def test_tiny_run_leaves_everything_it_promises(denoise, monkeypatch, tmp_path, 
     assert "mini (milo_mini.safetensors" in output
     numbers = json.loads((folder / "metrics.json").read_text())
     assert numbers["steps"] == 6
-    assert numbers["loss"] == "milo"
+    assert numbers["loss"] == "milo-linear"
     assert {row["name"] for row in numbers["results"][0]["images"]} == {"chelsea.png", "rocket.jpg"}
     assert numbers["results"][0]["means"]["input_psnr"] == pytest.approx(20.4, abs=0.3)
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -186,7 +186,7 @@ def test_paper_configuration_passes_a_dry_run(denoise, monkeypatch, tmp_path, ca
 @pytest.mark.golden
 def test_compare_prints_a_table_and_draws_a_picture(denoise, monkeypatch, tmp_path, capsys):
     for kind in ("mae", "milo"):
-        assert run(denoise, monkeypatch, "--output", tmp_path / kind, *TINY, f"loss.kind={kind}") == 0
+        assert run(denoise, monkeypatch, "--output", tmp_path / kind, *TINY, f"loss.kind={kind}", "loss.curriculum=constant") == 0
     capsys.readouterr()
     compare = load_recipe("restormer_compare")
     arguments = [tmp_path / "mae", tmp_path / "milo", "--picture", tmp_path / "picture.png"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal
 from urllib.error import URLError
 
@@ -79,7 +80,9 @@ class LPIPSLoss(RestorationLoss):
         import lpips
 
         try:
-            metric = lpips.LPIPS(net=net, verbose=False)
+            with warnings.catch_warnings():  # lpips 0.1.4 still names its backbones the old way
+                warnings.filterwarnings("ignore", module=r"torchvision\.models\._utils")
+                metric = lpips.LPIPS(net=net, verbose=False)
         except (URLError, OSError, RuntimeError) as error:
             cache = f"{torch.hub.get_dir()}/checkpoints"
             mend = f"Run once with a network, or put torchvision's file into {cache}"

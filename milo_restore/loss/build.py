@@ -42,8 +42,9 @@ class LossSettings:
 
     @property
     def label(self) -> str:
-        """The name used in tables: mae, lpips, milo, milo-linear, milo-cosine."""
-        return self.kind if self.curriculum == "constant" else f"{self.kind}-{self.curriculum}"
+        """The name used in tables: mae, lpips, milo, milo-linear, milo-cosine; with -detached for a constant mask."""
+        parts = [self.kind, self.curriculum, "" if self.mask_gradient else "detached"]
+        return "-".join(part for part in parts if part not in ("", "constant"))
 
 
 def build_loss(settings: LossSettings, total_steps: int) -> RestorationLoss:

@@ -107,7 +107,7 @@ class MaskedError(nn.Module):
         S is the learned map from masked error to (0, 1); 0 means no visible error. Arguments as in `forward`.
         """
         error = self._masked_error(image, reference).mean(1, keepdim=True)
-        return self.scaler(error) - self.scaler(error.new_zeros(1, 1, 1, 1))
+        return self.scaler(error) - self.scaler(torch.zeros_like(error))  # a scalar S(0) may round differently
 
     def quality(self, image: Tensor, *, reference: Tensor) -> Tensor:
         """Mean of `map` per image, (N,): upstream's "Quality Score". 0 = identical, at most 0.869: lower is better."""
