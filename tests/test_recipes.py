@@ -186,7 +186,18 @@ def test_paper_configuration_passes_a_dry_run(denoise, monkeypatch, tmp_path, ca
 @pytest.mark.golden
 def test_compare_prints_a_table_and_draws_a_picture(denoise, monkeypatch, tmp_path, capsys):
     for kind in ("mae", "milo"):
-        assert run(denoise, monkeypatch, "--output", tmp_path / kind, *TINY, f"loss.kind={kind}", "loss.curriculum=constant") == 0
+        assert (
+            run(
+                denoise,
+                monkeypatch,
+                "--output",
+                tmp_path / kind,
+                *TINY,
+                f"loss.kind={kind}",
+                "loss.curriculum=constant",
+            )
+            == 0
+        )
     capsys.readouterr()
     compare = load_recipe("restormer_compare")
     arguments = [tmp_path / "mae", tmp_path / "milo", "--picture", tmp_path / "picture.png"]
