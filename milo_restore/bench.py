@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from milo_restore.errors import ConfigError
 from milo_restore.loss import L1Loss, MILOLoss
+from milo_restore.output import check_target, write_text
 
 PLAIN = Path(__file__).resolve().parent.parent / "tests" / "plain_milo.py"
 """Where a source checkout keeps the plain transcription; an installed wheel has none."""
@@ -96,8 +97,8 @@ def main(arguments: argparse.Namespace) -> int:
     width, cross, height = size.partition("x")
     if not (cross and width.isdigit() and height.isdigit()):
         raise ConfigError(f"{size!r} is not a size", where="--size", mend="Give width x height, as in 512x384")
-    if arguments.json is not None and not arguments.json.parent.is_dir():
-        raise ConfigError("no such folder", where=arguments.json.parent)  # before the minutes, not after
+    if arguments.json is not None:
+        check_target(arguments.json)  # before the minutes, not after
     settings = BenchSettings(
         width=int(width),
         height=int(height),
@@ -112,9 +113,7 @@ def main(arguments: argparse.Namespace) -> int:
     report = run_bench(settings)
     print(format_report(report))
     if arguments.json is not None:
-        unfinished = arguments.json.with_name(arguments.json.name + ".tmp")
-        unfinished.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        os.replace(unfinished, arguments.json)
+        write_text(arguments.json, json.dumps(report, indent=2) + "\n")
     return 0
 
 

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from milo_restore import MILO
-from milo_restore.cli.files import write_text
 from milo_restore.config import dump_config
 from milo_restore.data import keyed_rng, list_images, load_images, to_tensor
 from milo_restore.metric.network import N_SCALES, double
+from milo_restore.output import write_text
 from milo_restore.train import TrainSettings, fit
 from milo_restore.train.command import RunArguments, run_recipe
 

@@ -2,14 +2,16 @@
 
     python recipes/restormer_compare.py runs/mae runs/milo runs/milo-cosine --picture compare.png
 
-Every run is scored with its final weights on its own test sets; all must name the same data, noise and metric.
+The scores are those that each run measured at its end; all must have been given the same data, noise and metric.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,27 +21,30 @@ from milo_restore import MILO, Restormer
 from milo_restore.config import load_config
 from milo_restore.data import evaluation_input, load_collection, to_tensor, to_uint8, write_png
 from milo_restore.errors import ConfigError, MiloRestoreError, WeightsError
-from milo_restore.evaluate import comparison_grid, denoise, evaluate_denoiser, heat_map
+from milo_restore.evaluate import comparison_grid, denoise, heat_map
 
-HEAD = f"{'loss':14}{'data':22}{'sigma':>6}{'PSNR (dB)':>11}{'SSIM':>8}{'MILO':>9}"
+HEAD = f"{'loss':16}{'data':22}{'sigma':>6}{'PSNR (dB)':>11}{'SSIM':>8}{'MILO':>9}"
 
 
-def load_run(folder: Path) -> tuple[Config, Restormer]:
-    """A run's configuration and its final network.
+def load_run(folder: Path) -> tuple[Config, Restormer, list[dict[str, Any]]]:
+    """A run's configuration, its final network and the results in its metrics.json, one per data set and sigma.
 
     Raises:
         WeightsError: the run has not finished.
     """
     config = load_config(Config, folder / "config.yaml")
-    weights = folder / "final" / "model.safetensors"
-    if not weights.is_file():
-        raise WeightsError("the run has no final weights", where=weights, mend="Finish it with --resume latest")
-    return config, Restormer.from_checkpoint(weights).eval()
+    weights, metrics = folder / "final" / "model.safetensors", folder / "metrics.json"
+    for file in (weights, metrics):
+        if not file.is_file():
+            raise WeightsError("the run has not finished", where=file, mend="Finish it with --resume latest")
+    results = json.loads(metrics.read_text(encoding="utf-8"))["results"]
+    return config, Restormer.from_checkpoint(weights).eval(), results
 
 
-def picture(runs: list[tuple[Config, Restormer]], arguments: argparse.Namespace, milo: MILO) -> np.ndarray:
+def picture(runs: list[tuple[Config, Restormer]], arguments: argparse.Namespace) -> np.ndarray:
     """One 192-pixel crop: noisy | every run's output | target | MILO's mask of the last output."""
     config = runs[0][0]
+    milo = MILO.from_pretrained(config.metric_weights)
     clean = load_collection(arguments.data or config.data.test[0], config.data.root)[arguments.image][1]
     noisy = evaluation_input(clean, config.data.test_sigmas[0])
     outputs = {run.loss.label.upper(): denoise(model, noisy) for run, model in runs}
@@ -51,27 +56,25 @@ def picture(runs: list[tuple[Config, Restormer]], arguments: argparse.Namespace,
     return comparison_grid({title: [image[top : top + 192, left : left + 192]] for title, image in columns.items()})
 
 
+def scores(means: dict[str, float], of: str = "") -> str:
+    return f"{means[f'{of}psnr']:11.2f}{means[f'{of}ssim']:8.4f}{means[f'{of}milo']:9.5f}"
+
+
 def compare(arguments: argparse.Namespace) -> None:
     """Print the table, write the picture."""
     runs = [load_run(folder) for folder in arguments.runs]
-    for folder, (config, _) in zip(arguments.runs, runs):
+    for folder, (config, _, _) in zip(arguments.runs, runs):
         for key in ("data", "metric_weights"):
             if getattr(config, key) != getattr(runs[0][0], key):
                 raise ConfigError(f"{key} differs from the first run's", where=folder, mend="Compare like with like")
-    config = runs[0][0]
-    milo = MILO.from_pretrained(config.metric_weights)
-    print(f"measured with MILO {milo.weights}\n{HEAD}")
-    for name in config.data.test:
-        images = load_collection(name, config.data.root)
-        for sigma in config.data.test_sigmas:
-            for run, model in runs:
-                means = evaluate_denoiser(model, images, sigma, milo).means()
-                row = f"{means['psnr']:11.2f}{means['ssim']:8.4f}{means['milo']:9.5f}"
-                print(f"{run.loss.label:14}{name:22}{sigma:6g}{row}", flush=True)
-            noisy = f"{means['input_psnr']:11.2f}{means['input_ssim']:8.4f}{means['input_milo']:9.5f}"
-            print(f"{'noisy input':14}{name:22}{sigma:6g}{noisy}")
+    print(f"measured with MILO {runs[0][2][0]['milo_weights']}\n{HEAD}")
+    for rows in zip(*(results for _, _, results in runs)):
+        place = f"{rows[0]['data']:22}{rows[0]['sigma']:6g}"
+        for (config, _, _), row in zip(runs, rows):
+            print(f"{config.loss.label:16}{place}{scores(row['means'])}")
+        print(f"{'noisy input':16}{place}{scores(rows[0]['means'], 'input_')}")
     if arguments.picture:
-        write_png(arguments.picture, picture(runs, arguments, milo))
+        write_png(arguments.picture, picture([run[:2] for run in runs], arguments))
 
 
 def main() -> int:

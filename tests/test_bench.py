@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from milo_restore import MILO, bench
 from milo_restore.bench import BenchSettings, add_arguments, format_report, run_bench
-from milo_restore.errors import ConfigError
+from milo_restore.errors import MiloRestoreError
 
 ROWS = ["plain MILO", "MILO float32", "MILO bfloat16", "MILO float32, constant mask", "MILO bfloat16, constant mask",
         "LPIPS-AlexNet", "LPIPS-VGG"]  # fmt: skip
@@ -122,7 +122,7 @@ def test_without_a_source_checkout_the_plain_row_is_left_out(weights, monkeypatc
     ],
 )
 def test_wrong_options_are_refused_before_anything_runs(weights, words, said):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(MiloRestoreError) as error:
         bench.main(options("--quick", "--weights", weights, *words))
     assert said in str(error.value)
     assert "\n" not in str(error.value)

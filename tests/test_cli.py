@@ -227,7 +227,7 @@ def test_a_full_disk_leaves_the_old_result(folders, own_weights, tmp_path, capsy
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("milo_restore.cli.files.os.replace", full)
+    monkeypatch.setattr("milo_restore.output.os.replace", full)
     assert main(["score", *map(str, folders), "--weights", str(own_weights), "--csv", str(target)]) == 2
     assert f"{target}: cannot be written (No space left on device)" in capsys.readouterr().err
     assert target.read_text() == "old"

@@ -14,10 +14,11 @@ PACKAGE = REPOSITORY / "milo_restore"
 
 # Imports run one way: a room may import those it lists and itself.
 GROUND = {"errors", "__init__"}  # __init__: for __version__; what it imports on first use is checked below
-LOW = GROUND | {"config", "assets", "compat", "state_file"}
+LOW = GROUND | {"config", "assets", "compat", "output", "state_file"}
 ROOMS = {
     "errors": set(),
     "compat": set(),
+    "output": GROUND,
     "config": GROUND,
     "assets": GROUND,
     "state_file": GROUND,

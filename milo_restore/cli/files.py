@@ -1,45 +1,12 @@
-"""Files of the command line: results written in one piece, and pairs found in two folders."""
+"""Pairs of files found in two folders."""
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 from milo_restore.errors import DataError
 
 _NAMED = 8
-
-
-def check_target(path: Path) -> None:
-    """Refuse, before any work is done, a result that could not be written at its end.
-
-    Raises:
-        DataError: the folder is missing or takes no files, or ``path`` is itself a folder.
-    """
-    if path.is_dir():
-        raise DataError("is a folder", where=path, mend="Give the name of a file")
-    if not path.parent.is_dir():
-        raise DataError("no such folder", where=path.parent, mend="Make it first, or write elsewhere")
-    if not os.access(path.parent, os.W_OK):
-        raise DataError("no permission to write there", where=path.parent)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that others see the old one or the new one, never half of it.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"cannot be written ({error.strerror or error})", where=path) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def find_pairs(reference: Path, distorted: Path, suffixes: tuple[str, ...] | None) -> list[tuple[str, Path, Path]]:

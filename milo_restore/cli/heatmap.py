@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from milo_restore.cli.files import check_target
 from milo_restore.cli.metric import add_metric_arguments, load_metric, pair_error, read_pair
 from milo_restore.errors import ConfigError, DataError
+from milo_restore.output import check_target
 
 MAP_TOP = 0.869
 MASK_TOP = 4.0

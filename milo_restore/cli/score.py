@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from milo_restore.cli.files import check_target, find_pairs, write_text
+from milo_restore.cli.files import find_pairs
 from milo_restore.cli.metric import LATENT_SUFFIXES, add_metric_arguments, load_metric, pair_error, read_pair
 from milo_restore.errors import DataError
+from milo_restore.output import check_target, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from milo_restore.assets.datasets import SUFFIXES
 from milo_restore.errors import DataError, MiloRestoreError, NumericsError
+from milo_restore.output import replacing
 
 _TO_RGB = "Convert it to 8-bit RGB first"
 _PLAIN = {"RGB", "L", "1", "P"}
@@ -190,16 +190,8 @@ def write_png(path: str | Path, image: NDArray[np.uint8]) -> None:
     _check_rgb(image)
     if path.suffix.lower() != ".png":
         raise DataError("images are written as PNG", where=path, mend="Use a name that ends in .png")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
         Image.fromarray(np.ascontiguousarray(image)).save(temporary, format="PNG")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"cannot be written ({error.strerror or error})", where=path) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _check_rgb(image: NDArray[np.uint8]) -> None:
