@@ -23,7 +23,8 @@ from milo_restore.errors import MiloRestoreError
 
 _REQUIRED = (
     "torch", "torchvision", "diffusers", "accelerate", "basicsr", "lpips", "einops", "numpy", "pyyaml",
-    "safetensors", "pooch", "tqdm", "pillow", "scikit-image", "tensorboard",
+    "safetensors", "pooch", "tqdm", "pillow", "scikit-image", "scipy", "opencv-python",
+    "matplotlib", "tensorboard",
 )  # fmt: skip
 _MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 

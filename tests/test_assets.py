@@ -146,18 +146,26 @@ def test_importing_assets_is_light():
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize(("name", "file"), [("milo", "MILO.pth"), ("milo-latent", "MILO_latent.pth")])
-def test_weights_in_the_local_folder_and_in_the_cache(shared, empty, monkeypatch, tmp_path, name, file):
+@pytest.mark.parametrize(
+    ("name", "folder", "file"),
+    [
+        ("milo", "milo", "MILO.pth"),
+        ("milo-latent", "milo", "MILO_latent.pth"),
+        ("e-mae", "enhanced_iqm", "E_MAE.pth"),
+        ("e-ssim", "enhanced_iqm", "E_SSIM.pth"),
+    ],
+)
+def test_weights_in_the_local_folder_and_in_the_cache(shared, empty, monkeypatch, tmp_path, name, folder, file):
     monkeypatch.setenv("MILO_RESTORE_ASSETS", str(shared))
-    assert assets.weights_path(name) == shared / "weights" / "milo" / file
+    assert assets.weights_path(name) == shared / "weights" / folder / file
     flat = tmp_path / "flat"
     flat.mkdir()
-    shutil.copy(shared / "weights" / "milo" / file, flat)
+    shutil.copy(shared / "weights" / folder / file, flat)
     monkeypatch.setenv("MILO_RESTORE_ASSETS", str(flat))
     assert assets.weights_path(name) == flat / file
     monkeypatch.delenv("MILO_RESTORE_ASSETS")
-    shutil.copytree(flat, empty / "weights" / "milo")
-    assert assets.weights_path(name) == empty / "weights" / "milo" / file
+    shutil.copytree(flat, empty / "weights" / folder)
+    assert assets.weights_path(name) == empty / "weights" / folder / file
 
 
 @pytest.mark.golden
@@ -204,7 +212,7 @@ def test_unknown_names_and_folders(empty, monkeypatch, tmp_path):
         assets.weights_path("milo2")
     with pytest.raises(DataError, match="Did you mean 'Kodak24'"):
         assets.find_dataset("kodak", tmp_path)
-    with pytest.raises(DataError, match="Known: milo, milo-latent, BSD400"):
+    with pytest.raises(DataError, match="Known: milo, milo-latent, e-mae, .*, BSD400"):
         assets.asset_status("nothing like it")
     monkeypatch.setenv("MILO_RESTORE_ASSETS", str(tmp_path / "absent"))
     with pytest.raises(MiloRestoreError, match="MILO_RESTORE_ASSETS=.*absent: no such folder"):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from milo_restore.assets.catalogue import AssetStatus, asset_status, fetch_asset, list_assets, verify_asset
 from milo_restore.assets.datasets import DATASETS, FoundDataset, find_dataset, locate_dataset
 from milo_restore.assets.files import assets_folder, cache_folder
-from milo_restore.assets.weights import WEIGHTS, find_weights, weights_path
+from milo_restore.assets.weights import WEIGHTS, find_weights, weights_path, weights_sha256
 
 __all__ = [
     "DATASETS",
@@ -30,4 +30,5 @@ __all__ = [
     "locate_dataset",
     "verify_asset",
     "weights_path",
+    "weights_sha256",
 ]

@@ -88,7 +88,7 @@ def fetch_asset(name: str, root: str | Path | None = None) -> AssetStatus:
     A damaged file is refused by name, not replaced.
 
     Args:
-        name: ``milo``, ``milo-latent`` or a data set.
+        name: of weights, such as ``milo``, or of a data set.
         root: where to look and to download to; by default it is looked for everywhere and downloaded to the cache.
 
     Raises:

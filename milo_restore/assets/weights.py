@@ -1,4 +1,4 @@
-"""The authors' MILO weights, by name."""
+"""The authors' weights of MILO and of the masking-enhanced metrics, by name."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from pathlib import Path
 from milo_restore.assets import files, registry
 from milo_restore.errors import WeightsError
 
-WEIGHTS = ("milo", "milo-latent")
+WEIGHTS = ("milo", "milo-latent", "e-mae", "e-mse", "e-psnr", "e-ssim")
 
 
 def weights_path(name: str) -> Path:
     """A weight file of the authors, checked by sha256: from the local folder, from the cache, or downloaded once.
 
     Args:
-        name: ``milo`` (MILO.pth) or ``milo-latent`` (MILO_latent.pth).
+        name: one of `WEIGHTS`: ``milo`` (MILO.pth), ``milo-latent`` (MILO_latent.pth), ``e-mae`` (E_MAE.pth), ...
 
     Returns:
         ``MILO.pth`` or ``weights/milo/MILO.pth`` in the folder named by ``MILO_RESTORE_ASSETS``, or else in the cache.
+        The masking-enhanced metrics' folder is ``weights/enhanced_iqm``.
 
     Raises:
         WeightsError: no such name; a file with another content (it is named, and no other one is taken in its place);
@@ -32,14 +33,14 @@ def find_weights(name: str, root: Path | None = None) -> Path | None:
     """As `weights_path`, but nothing is downloaded: None where the file is nowhere.
 
     Args:
-        name: ``milo`` or ``milo-latent``.
+        name: one of `WEIGHTS`.
         root: look in this folder only.
 
     Raises:
         WeightsError: no such name, or a file with another content.
     """
     file = _file(name)
-    for path in _places(file, root):
+    for path in _places(name, file, root):
         if path.is_file():
             files.check_file(path, file, WeightsError)
             return path
@@ -47,16 +48,25 @@ def find_weights(name: str, root: Path | None = None) -> Path | None:
 
 
 def fetch_weights(name: str, root: Path | None = None) -> Path:
-    """Download a weight file into ``root/weights/milo`` (by default in the cache), whatever the local folder holds.
+    """Download a weight file into its folder under ``root/weights`` (default: the cache), whatever is found elsewhere.
 
     Raises:
         WeightsError: no such name, or it cannot be downloaded.
     """
     file = _file(name)
-    folder = (root or files.cache_folder()) / "weights" / "milo"
+    folder = (root or files.cache_folder()) / _folder(name)
     local = f"the folder that {files.ASSETS_VARIABLE} names"
     mend = f"Where there is no network, put the file into {local}, or into {folder}"
     return files.download(file, folder, WeightsError, mend, progress=True)
+
+
+def weights_sha256(name: str) -> str:
+    """The hash that a weight file must have.
+
+    Raises:
+        WeightsError: no such name.
+    """
+    return _file(name).sha256
 
 
 def _file(name: str) -> registry.RemoteFile:
@@ -65,7 +75,12 @@ def _file(name: str) -> registry.RemoteFile:
     return registry.weight_file(name)
 
 
-def _places(file: registry.RemoteFile, root: Path | None) -> list[Path]:
+def _folder(name: str) -> str:
+    """Where a file lies under a root: one folder per outside repository."""
+    return f"weights/{registry.upstream()['weights'][name]['folder']}"
+
+
+def _places(name: str, file: registry.RemoteFile, root: Path | None) -> list[Path]:
     local = files.assets_folder() if root is None else root
     roots = [local] if root is not None else [local, files.cache_folder()]
-    return [folder / sub / file.name for folder in roots if folder is not None for sub in ("", "weights/milo")]
+    return [folder / sub / file.name for folder in roots if folder is not None for sub in ("", _folder(name))]

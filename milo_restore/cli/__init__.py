@@ -36,6 +36,16 @@ COMMANDS = {
         "draw where the visible errors are, as a heat map",
         "milo-restore map reference.png distorted.png --out map.png",
     ),
+    "levels": Command(
+        "milo_restore.cli.levels",
+        "list, draw and score KADID-10k's 25 distortions at their five levels",
+        "milo-restore levels --distortion 11 --plot figure1.png",
+    ),
+    "correlate": Command(
+        "milo_restore.cli.correlate",
+        "measure how well full-reference metrics follow people's opinions",
+        "milo-restore correlate --dataset tid2013 --root tid2013/ --metrics milo psnr lpips --csv table.csv",
+    ),
     "assets": Command(
         "milo_restore.cli.assets",
         "list, fetch and verify weights and data sets",

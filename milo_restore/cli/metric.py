@@ -49,7 +49,7 @@ def load_metric(weights: str, *, latent: bool, device: str | None) -> tuple[Mask
     """
     from milo_restore.metric import MILO, LatentMILO
 
-    place = _device(device)
+    place = choose_device(device)
     try:
         metric: MaskedError = (LatentMILO if latent else MILO).from_pretrained(weights)
     except WeightsError as error:
@@ -61,7 +61,12 @@ def load_metric(weights: str, *, latent: bool, device: str | None) -> tuple[Mask
     return metric.to(place), place
 
 
-def _device(name: str | None) -> torch.device:
+def choose_device(name: str | None) -> torch.device:
+    """The device of ``--device``; without one, a GPU where there is one.
+
+    Raises:
+        ConfigError: no such device here.
+    """
     import torch
 
     if name is None:

@@ -72,6 +72,13 @@ def check_latent_values(image: Tensor, reference: Tensor) -> None:
         raise DataError(f"latents reach {max(-low, high):.4g}", where="reference", mend=mend)
 
 
+def as_rgb(image: Tensor) -> Tensor:
+    """Grey (N, 1, H, W) repeated to three channels; anything else as it is, to be checked."""
+    if isinstance(image, Tensor) and image.ndim == 4 and image.shape[1] == 1:
+        return image.expand(-1, 3, -1, -1)
+    return image
+
+
 def _range(name: str, tensor: Tensor) -> tuple[float, float]:
     low, high = torch.stack(torch.aminmax(tensor.detach())).tolist()
     if not (abs(low) < float("inf") and abs(high) < float("inf")):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from milo_restore.errors import ConfigError, WeightsError
-from milo_restore.metric.checks import check_image_values, check_latent_values, check_pair
+from milo_restore.metric.checks import as_rgb, check_image_values, check_latent_values, check_pair
 from milo_restore.metric.freeze import freeze_into_buffers
 from milo_restore.metric.network import N_SCALES, MaskNetwork, ScoreScaler, visibility_mask
 from milo_restore.metric.weights import WeightsInfo, load_weights
@@ -167,10 +167,10 @@ class MILO(MaskedError):
 
     def predict_mask(self, image: Tensor, reference: Tensor) -> Tensor:
         """As in `MaskedError`, with grey images repeated to three channels."""
-        return super().predict_mask(_as_rgb(image), _as_rgb(reference))
+        return super().predict_mask(as_rgb(image), as_rgb(reference))
 
     def _prepare(self, image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        return super()._prepare(_as_rgb(image), _as_rgb(reference))
+        return super()._prepare(as_rgb(image), as_rgb(reference))
 
 
 class LatentMILO(MaskedError):
@@ -183,9 +183,3 @@ class LatentMILO(MaskedError):
     _asset = "milo-latent"
     _shipped = None
     _refuse_values = staticmethod(check_latent_values)
-
-
-def _as_rgb(image: Tensor) -> Tensor:
-    if isinstance(image, Tensor) and image.ndim == 4 and image.shape[1] == 1:
-        return image.expand(-1, 3, -1, -1)
-    return image

@@ -1,4 +1,4 @@
-"""Where MILO's weights come from: the authors' files, the small ones shipped here, or a path."""
+"""Where a metric's weights come from: the authors' files, the small ones shipped here, or a path."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ from milo_restore.errors import WeightsError
 from milo_restore.state_file import read_state_file
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
+
+# Upstream's names of the layers, in MILO's files and in those of the masking-enhanced metrics, and ours.
+_RENAMED = {
+    "mask_finder_1.netBasic.": "mask_network.",
+    "mask_finder_1.conv1.0.": "mask_network.0.",
+    "mask_finder_1.conv2.0.": "mask_network.2.",
+    "mask_finder_1.conv3.0.": "mask_network.4.",
+    "scaler_network.model.": "scaler.",
+}
 
 
 @dataclass(frozen=True)
@@ -64,4 +73,7 @@ def load_weights(name: str | Path, asset: str, shipped: str | None) -> tuple[dic
 
 def _ours(key: str) -> str:
     """Upstream's key names in this project's; keys that are ours already pass."""
-    return key.replace("mask_finder_1.netBasic.", "mask_network.").replace("scaler_network.model.", "scaler.")
+    for theirs, ours in _RENAMED.items():
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    return key

@@ -1,0 +1,243 @@
+"""``milo-restore correlate``: SRCC, PLCC and KRCC of full-reference metrics with people's opinions, as one table."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import importlib.metadata
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from milo_restore.errors import ConfigError
+from milo_restore.output import check_target, write_text
+
+if TYPE_CHECKING:
+    from milo_restore.evaluate.correlate import MetricResult
+    from milo_restore.evaluate.correlation import Coefficient, Correlation
+    from milo_restore.evaluate.opinion import OpinionPair
+
+_DATASETS = ("csiq", "tid2013", "kadid10k", "pipal")
+_SPLITS = ("kadid-train", "kadid-test")
+_COEFFICIENTS = ("srcc", "plcc", "krcc")
+_NAMED = 8
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was measured: the pairs, how many the data set has, the metrics' results, and metrics that could not be."""
+
+    pairs: list[OpinionPair]
+    of: int
+    results: list[MetricResult]
+    unavailable: dict[str, str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``correlate``."""
+    parser.description = (
+        "Measure how well full-reference metrics follow people's opinions: Spearman's rank correlation (SRCC), "
+        "Pearson's after a four-parameter logistic (PLCC) and Kendall's (KRCC), with 95% bootstrap intervals over "
+        "reference images."
+    )
+    parser.add_argument(
+        "--dataset", required=True, choices=_DATASETS, help="which data set's folders and scores to read"
+    )
+    parser.add_argument("--root", required=True, type=Path, metavar="DIR", help="the folder that it was unpacked into")
+    parser.add_argument(
+        "--metrics",
+        required=True,
+        nargs="+",
+        metavar="NAME",
+        help="milo, milo:mini, milo:PATH, e-mae, e-mse, e-psnr, e-ssim, mae, or a full-reference metric of pyiqa: "
+        "psnr, ssim, ms_ssim, fsim, vif, vsi, gmsd, lpips, lpips-vgg, dists, topiq_fr, pieapp, wadiqam_fr, ...",
+    )
+    parser.add_argument("--split", choices=_SPLITS, help="a part of kadid10k, split 80-20 by reference image")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="another table of opinions than the data set's own")
+    parser.add_argument("--only-present", action="store_true", help="leave out pairs whose images are not there")
+    parser.add_argument(
+        "--skip-unavailable", action="store_true", help="go on without metrics whose weights or package are missing"
+    )
+    parser.add_argument("--per-type", action="store_true", help="print a table per type of distortion, too")
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="where scores are kept (default: the cache's scores/)"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one, else cpu)")
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write one line per metric and type of distortion")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write everything: fits, weights' sha256, all scores")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Score, correlate, print the tables, write the files asked for."""
+    for file in (arguments.csv, arguments.json):
+        if file is not None:
+            check_target(file)
+    run = _measure(arguments)
+    print(_heading(arguments, run))
+    print(_table([(result.metric.name, result, result.overall) for result in run.results], run.unavailable))
+    for line in _notes(run):
+        print(line)
+    if arguments.per_type:
+        for kind in sorted({pair.kind for pair in run.pairs}):
+            print(f"\n{kind}")
+            print(_table([(result.metric.name, result, result.kinds[kind]) for result in run.results], {}))
+    if arguments.csv is not None:
+        write_text(arguments.csv, _csv(run))
+    if arguments.json is not None:
+        write_text(arguments.json, _json(arguments, run))
+    return 0
+
+
+def _measure(arguments: argparse.Namespace) -> Run:
+    from milo_restore.assets import cache_folder
+    from milo_restore.cli.metric import choose_device
+    from milo_restore.evaluate.correlate import ScoreCache, correlate_metric, hash_pairs
+    from milo_restore.evaluate.fr_metrics import FRMetric, MetricUnavailable, check_metric_name, load_fr_metric
+    from milo_restore.evaluate.opinion import opinion_pairs, present_pairs
+
+    names = list(dict.fromkeys(arguments.metrics))
+    for name in names:
+        check_metric_name(name)
+    place = (arguments.dataset, arguments.root, arguments.split)
+    if arguments.only_present:
+        pairs, of = present_pairs(*place, table=arguments.table)
+    else:
+        pairs = opinion_pairs(*place, table=arguments.table)
+        of = len(pairs)
+    device = choose_device(arguments.device)
+    metrics: list[FRMetric] = []
+    unavailable: dict[str, str] = {}
+    for name in names:  # all of them, before the first is computed
+        try:
+            metrics.append(load_fr_metric(name, device))
+        except MetricUnavailable as error:
+            if not arguments.skip_unavailable:
+                raise
+            unavailable[name] = error.what
+    if not metrics:
+        raise ConfigError(
+            "none of the metrics can be computed here", where="--metrics", mend="; ".join(unavailable.values())
+        )
+    folder = arguments.cache or cache_folder() / "scores"
+    caches = [ScoreCache.open(folder, metric) for metric in metrics]
+    for cache in caches:
+        if cache.damaged:
+            lines = f"line{'s' if len(cache.damaged) > 1 else ''} {', '.join(map(str, cache.damaged[:_NAMED]))}"
+            print(f"{cache.path}: {lines} cannot be read (an interrupted write?); computed again")
+    keys = hash_pairs(pairs)
+    results = [correlate_metric(pairs, keys, metric, cache, device=device) for metric, cache in zip(metrics, caches)]
+    return Run(pairs, of, results, unavailable)
+
+
+def _heading(arguments: argparse.Namespace, run: Run) -> str:
+    count = f"{len(run.pairs)} pairs" if len(run.pairs) == run.of else f"{len(run.pairs)} of {run.of} pairs are there"
+    part = f", {arguments.split}" if arguments.split else ""
+    better = "higher" if run.pairs[0].higher_better else "lower"
+    references = len({pair.reference for pair in run.pairs})
+    return f"{arguments.dataset}{part}: {count}, {references} references; opinions: {better} is better"
+
+
+def _table(rows: Sequence[tuple[str, MetricResult, Correlation]], unavailable: dict[str, str]) -> str:
+    width = max(6, *(len(name) for name in (*(row[0] for row in rows), *unavailable)))
+    lines = [f"{'metric':<{width}}  {'better':<6}  {'n':>5}  {'SRCC':<24}  {'PLCC':<24}  KRCC"]
+    for name, result, found in rows:
+        better = "lower" if result.metric.lower_better else "higher"
+        cells = [f"{_cell(getattr(found, key)):<24}" for key in _COEFFICIENTS]
+        lines.append(f"{name:<{width}}  {better:<6}  {found.n:>5}  {'  '.join(cells)}".rstrip())
+    lines += [f"{name:<{width}}  unavailable: {reason}" for name, reason in unavailable.items()]
+    return "\n".join(lines)
+
+
+def _cell(coefficient: Coefficient) -> str:
+    if coefficient.value is None:
+        return "undefined"
+    if coefficient.low is None or coefficient.high is None:
+        return f"{coefficient.value:.4f}"
+    return f"{coefficient.value:.4f} [{coefficient.low:.3f}, {coefficient.high:.3f}]"
+
+
+def _notes(run: Run) -> list[str]:
+    """What a reader of the table must know."""
+    lines = []
+    for result in run.results:
+        name, found = result.metric.name, result.overall
+        work = f"{result.computed} scores computed, {len(run.pairs) - result.computed} from the cache"
+        lines.append(f"{name}: {result.metric.software}, weights: {result.metric.weights or 'none'}, {work}")
+        if result.not_finite:
+            more = f" and {len(result.not_finite) - _NAMED} more" if len(result.not_finite) > _NAMED else ""
+            named = ", ".join(result.not_finite[:_NAMED])
+            lines.append(f"{name}: {len(result.not_finite)} scores are NaN or infinite and left out: {named}{more}")
+        if found.fit.reason is not None:
+            state = "converged, but" if found.fit.converged else "did not converge:"
+            lines.append(f"{name}: the logistic {state} {found.fit.reason}")
+        if found.note is not None:
+            lines.append(f"{name}: {found.note}")
+        agrees = result.metric.lower_better != run.pairs[0].higher_better
+        if found.srcc.value is not None and found.srcc.value != 0 and (found.srcc.value > 0) != agrees:
+            lines.append(f"{name}: the sign of SRCC contradicts the metric's stated direction")
+    return lines
+
+
+def _csv(run: Run) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    ends = [f"{key}{end}" for key in _COEFFICIENTS for end in ("", "_low", "_high")]
+    fit = ("b1", "b2", "b3", "b4", "converged", "fit_reason")
+    writer.writerow(("metric", "better", "kind", "n", "left_out", "references", *ends, "pearson", *fit, "note"))
+    for result in run.results:
+        better = "lower" if result.metric.lower_better else "higher"
+        for kind, found in (("all", result.overall), *result.kinds.items()):
+            numbers = [number for key in _COEFFICIENTS for number in dataclasses.astuple(getattr(found, key))]
+            counts = (found.n, found.left_out, found.references)
+            curve = (*found.fit.beta, found.fit.converged, found.fit.reason)
+            writer.writerow((result.metric.name, better, kind, *counts, *numbers, found.pearson, *curve, found.note))
+    empty = [""] * (2 + len(ends) + 1 + len(fit))
+    for name, reason in run.unavailable.items():
+        writer.writerow((name, "", "all", 0, *empty, f"unavailable: {reason}"))
+    return text.getvalue()
+
+
+def _json(arguments: argparse.Namespace, run: Run) -> str:
+    from milo_restore.evaluate.correlation import RESAMPLES
+
+    metrics = []
+    for result in run.results:
+        metric = result.metric
+        about: dict[str, Any] = {
+            "name": metric.name, "better": "lower" if metric.lower_better else "higher", "software": metric.software,
+            "weights": metric.weights, "weights_sha256": metric.weights_sha256, "computed": result.computed,
+        }  # fmt: skip
+        kinds = {kind: dataclasses.asdict(found) for kind, found in result.kinds.items()}
+        about |= {"not_finite": result.not_finite, "all": dataclasses.asdict(result.overall), "kinds": kinds}
+        metrics.append(about)
+    content = {
+        "dataset": arguments.dataset,
+        "split": arguments.split,
+        "table": None if arguments.table is None else str(arguments.table),
+        "pairs_found": len(run.pairs),
+        "pairs_of": run.of,
+        "opinions_better": "higher" if run.pairs[0].higher_better else "lower",
+        "intervals": f"95% percentile bootstrap over reference images, {RESAMPLES} resamples, seed 0, logistic kept",
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "numpy", "scipy")},
+        "metrics": metrics,
+        "unavailable": run.unavailable,
+        "pairs": [_pair(pair, index, run.results) for index, pair in enumerate(run.pairs)],
+    }
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def _pair(pair: OpinionPair, index: int, results: Sequence[MetricResult]) -> dict[str, Any]:
+    """One pair's scores; JSON has no NaN and no infinity, so these become None (they are listed as not finite)."""
+    scores = {result.metric.name: float(result.scores[index]) for result in results}
+    return {
+        "reference": str(pair.reference),
+        "distorted": str(pair.distorted),
+        "kind": pair.kind,
+        "opinion": pair.score,
+        "scores": {name: score if math.isfinite(score) else None for name, score in scores.items()},
+    }

@@ -1,0 +1,175 @@
+"""``milo-restore levels``: the list, one image, the sheet, the figure and its numbers, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from milo_restore import MILO
+from milo_restore.cli import main
+from milo_restore.data import held_out_photographs, read_image, to_tensor, training_photographs
+from milo_restore.data.kadid import DISTORTIONS, distort
+from milo_restore.evaluate.levels import draw_figure, draw_sheet, predictions
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two small crops of photographs, as files."""
+    paths = []
+    for name, image in held_out_photographs():
+        paths.append(tmp_path / f"{name.split('.')[0]}.png")
+        Image.fromarray(image[100:164, 100:180]).save(paths[-1])
+    return paths
+
+
+def run(*arguments):
+    return main(["levels", *map(str, arguments)])
+
+
+def fails(capsys, *arguments):
+    assert run(*arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("milo-restore: error: ")
+    return lines[0]
+
+
+def test_the_list(capsys):
+    assert run() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 26
+    assert [line[:2] for line in lines] == ["no", *(f"{number:02d}" for number in range(1, 26))]
+    assert lines[1].split() == ["01", "gaussian", "blur", "blurs", "sigma", "(pixels)", "0.1", "0.5", "1", "2", "5"]
+    assert lines[3].endswith("10  random")
+    assert lines[25].endswith("-0.6  level 3 is the image itself")
+
+
+def test_one_distorted_image(images, tmp_path, capsys):
+    out = tmp_path / "x.png"
+    assert run(images[0], "--distortion", "jpeg", "--level", 3, "--out", out) == 0
+    np.testing.assert_array_equal(read_image(out), distort(read_image(images[0]), 10, 3))
+    assert capsys.readouterr().out == f"{out}: chelsea.png, 10 jpeg, quality = 24\n"
+    assert run(images[0], "--distortion", 11, "--level", 5, "--out", out, "--seed", 7) == 0
+    np.testing.assert_array_equal(read_image(out), distort(read_image(images[0]), 11, 5, seed=7))
+    assert run("--distortion", 21, "--level", 1, "--out", out) == 0
+    np.testing.assert_array_equal(read_image(out), distort(training_photographs()[0][1], 21, 1))
+
+
+def test_the_numbers_and_the_figure(images, tmp_path, capsys):
+    table, plot = tmp_path / "f.csv", tmp_path / "figure.png"
+    assert run(*images, "--distortion", 11, "--plot", plot, "--csv", table, "--weights", "mini", "--device", "cpu") == 0
+    rows = list(csv.DictReader(table.open()))
+    assert len(rows) == 12
+    assert [row["image"] for row in rows] == ["chelsea.png"] * 6 + ["rocket.png"] * 6
+    assert [row["level"] for row in rows[:6]] == list("012345")
+    assert [row["variance"] for row in rows[:6]] == ["", "0.001", "0.002", "0.003", "0.005", "0.01"]
+    milo, reference = MILO.from_pretrained("mini"), read_image(images[1])
+    for level, row in enumerate(rows[6:]):
+        step = distort(reference, 11, level) if level else reference
+        pair = (to_tensor(image)[None] for image in (step, reference))
+        assert float(row["mos"]) == pytest.approx(milo.mos(next(pair), reference=next(pair)).item(), abs=1e-6)
+    assert float(rows[0]["mos"]) == float(rows[6]["mos"]) > float(rows[3]["mos"]) > float(rows[5]["mos"])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("metric: MILO, weights: mini (")
+    assert printed[-2].split() == ["chelsea.png", *(f"{float(row['mos']):.4f}" for row in rows[:6])]
+    assert printed[-3].split() == ["variance", "-", "0.001", "0.002", "0.003", "0.005", "0.01"]
+    assert read_image(plot).shape[1] == 864
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chelsea.png", "f.csv", "figure.png", "rocket.png"]
+
+
+def test_the_figure_shows_the_numbers(images):
+    """A line through given values: its colour is where the axes say, and the pictures stand under their levels."""
+    kind = DISTORTIONS[22]
+    reference = np.zeros((64, 64, 3), np.uint8)
+    steps = [reference, *(np.full((64, 64, 3), 40 * level, np.uint8) for level in range(1, 6))]
+    found = predictions(_Falling(), "cpu", "grey", steps, kind)
+    assert [(row.level, row.value) for row in found] == list(enumerate([None, 2, 4, 6, 8, 10]))
+    picture = draw_figure([found], [steps], kind).astype(int)
+    blue = np.argwhere(np.abs(picture - (31, 119, 180)).max(2) < 10)
+    legend = blue[:, 1] > 0.85 * picture.shape[1]
+    line = blue[~legend]
+    left, right = line[line[:, 1] < line[:, 1].min() + 8], line[line[:, 1] > line[:, 1].max() - 8]
+    assert left[:, 0].mean() < right[:, 0].mean() - 100  # falls
+    strip = picture[-40]
+    for level in range(1, 6):
+        places = np.flatnonzero((strip == 40 * level).all(1))
+        share = (places.mean() - line[:, 1].min()) / (0.9 * picture.shape[1])
+        assert abs(share - level / 6) < 0.06
+        assert len(places) > 80
+
+
+class _Falling:
+    """Stands for MILO: the brighter the image, the worse."""
+
+    def mos(self, image, *, reference):
+        return 4 - 3 * image.mean((1, 2, 3))
+
+
+def test_the_figure_leaves_matplotlib_alone(images):
+    import matplotlib
+    from matplotlib import _pylab_helpers
+
+    before = dict(matplotlib.rcParams)
+    steps = [read_image(images[0])] * 6
+    draw_figure([predictions(_Falling(), "cpu", "a", steps, DISTORTIONS[0])], [steps], DISTORTIONS[0])
+    assert dict(matplotlib.rcParams) == before
+    assert not _pylab_helpers.Gcf.figs
+
+
+def test_the_sheet(tmp_path, capsys):
+    out = tmp_path / "sheet.png"
+    assert run("--sheet", out) == 0
+    assert capsys.readouterr().out == f"{out}: chelsea.png, 25 distortions x 5 levels\n"
+    sheet = read_image(out)
+    assert out.stat().st_size < 1.5e6
+    np.testing.assert_array_equal(sheet, draw_sheet(held_out_photographs()[0][1]))
+    # Cells that show the scene itself: type 18 and type 25 at level 3, and the first level of types 1, 3 and 8.
+    cells = {(row, level): _cell(sheet, row, level) for row in range(1, 26) for level in range(1, 6)}
+    same = {key for key, cell in cells.items() if (cell == cells[1, 1]).all()}
+    assert same >= {(1, 1), (3, 1), (8, 1), (18, 3), (25, 3)}
+    assert len(same) < 12  # a cell may lie beside the few blocks of level 1
+    assert not (sheet[:, :200] == 255).all(1).all()  # names on the left
+    assert len({cell.tobytes() for cell in cells.values()}) > 110
+
+
+def _cell(sheet, row, level):
+    top = 23 + (row - 1) * 87
+    left = 224 + (level - 1) * 102
+    return sheet[top : top + 68, left : left + 98]
+
+
+def test_what_is_refused(images, tmp_path, capsys):
+    image, out = images[0], tmp_path / "o.png"
+    assert "nothing to do with these images" in fails(capsys, image)
+    assert "belong together" in fails(capsys, image, "--distortion", 1, "--out", out)
+    assert "belong together" in fails(capsys, image, "--distortion", 1, "--level", 2)
+    assert "--plot: needs a distortion" in fails(capsys, image, "--plot", out)
+    assert "Did you mean 'jpeg'" in fails(capsys, image, "--distortion", "jpg", "--plot", out)
+    assert "from 1 to 5, got 6" in fails(capsys, image, "--distortion", 1, "--level", 6, "--out", out)
+    assert "--sheet: takes one image, got 2" in fails(capsys, *images, "--sheet", out)
+    assert "written as PNG" in fails(capsys, image, "--sheet", tmp_path / "o.jpg")
+    assert "no such folder" in fails(capsys, image, "--sheet", tmp_path / "no" / "o.png")
+    assert "--latent: distorts images" in fails(capsys, image, "--distortion", 1, "--latent")
+    assert "scores nothing" in fails(capsys, "--distortion", 1, "--level", 2, "--out", out, "--csv", tmp_path / "c")
+    assert "no such image" in fails(capsys, tmp_path / "none.png", "--sheet", out)
+    Image.fromarray(np.zeros((15, 40, 3), np.uint8)).save(tmp_path / "small.png")
+    assert "small.png: images must be at least" in fails(
+        capsys, tmp_path / "small.png", "--distortion", 1, "--level", 2, "--out", out
+    )
+    assert not out.exists()
+
+
+@pytest.mark.golden
+def test_the_official_scores_fall_with_noise(shared, images, capsys, monkeypatch):
+    monkeypatch.setenv("MILO_RESTORE_ASSETS", str(shared))
+    torch.set_num_threads(1)
+    assert run(*images, "--distortion", "white noise") == 0
+    for line in capsys.readouterr().out.splitlines()[-2:]:
+        scores = [float(word) for word in line.split()[1:]]
+        assert scores[0] == 4.3463
+        assert scores == sorted(scores, reverse=True)
+        assert scores[5] < 3.2
