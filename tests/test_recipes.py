@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from conftest import REPOSITORY
 from PIL import Image
 from safetensors.torch import load_file
 
-from milo_restore import MILO, Restormer
+from milo_restore import Restormer
 from milo_restore.config import load_config
 from milo_restore.errors import ConfigError
 
@@ -209,38 +208,6 @@ def test_compare_prints_a_table_and_draws_a_picture(denoise, monkeypatch, tmp_pa
         assert picture.size[0] > 5 * 192
     monkeypatch.setattr(sys, "argv", ["restormer_compare.py", str(tmp_path)])
     assert compare.main() == 2
-
-
-@pytest.mark.golden
-def test_mini_agrees_with_official(shared):
-    distill = load_recipe("distill_milo")
-    pairs = distill.DistortedPairs(str(shared / "data/bsds500/val"), seed=0)
-    numbers = distill.agreement(MILO.from_pretrained("mini"), MILO.from_pretrained("official"), pairs, 400, 96)
-    assert numbers["srcc"] >= 0.95
-    assert (Path(MILO.from_pretrained("mini").weights.path)).stat().st_size < 250_000
-
-
-def test_distillation_learns_from_any_teacher(tmp_path):
-    """The recipe itself, on a few images, with a teacher of random weights: its own loss must fall."""
-    from safetensors.torch import save_file
-
-    torch.manual_seed(5)
-    save_file(MILO().state_dict(), tmp_path / "teacher.safetensors")
-    folder = tmp_path / "images"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(2):
-        Image.fromarray(rng.integers(0, 256, (80, 90, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    distill = load_recipe("distill_milo")
-    settings = ["--output", tmp_path / "run", "--set", f"data.train={folder}", f"data.validation={folder}",
-                "data.pairs=4", "data.patch=48", f"teacher={tmp_path / 'teacher.safetensors'}",
-                "training.stages=[{steps: 12, patch: 32, batch: 4}]", "training.log_every=1",
-                "training.evaluate_every=null"]  # fmt: skip
-    default = RECIPES / "configs" / "distill_milo.yaml"
-    assert distill.run_recipe(distill.main, distill.Config, default, "", [str(s) for s in settings]) == 0
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
-    assert MILO.from_pretrained(tmp_path / "run" / "final" / "milo.safetensors").weights.sha256
 
 
 def test_basicsr_builds_the_loss_from_a_yaml_entry():

@@ -118,8 +118,11 @@ class MaskedError(nn.Module):
 
         Identical images get 4.346 from the official weights, not 5.
         """
-        raw = self(image, reference=reference)
-        return 5 * (1 - self.scaler(raw[:, None, None, None])[:, 0, 0, 0])
+        return self.mos_of(self(image, reference=reference))
+
+    def mos_of(self, error: Tensor) -> Tensor:
+        """The mean opinion score that raw errors (N,) stand for: 5 (1 - S(error)), (N,)."""
+        return 5 * (1 - self.scaler(error[:, None, None, None])[:, 0, 0, 0])
 
     def predict_mask(self, image: Tensor, reference: Tensor) -> Tensor:
         """`mask` without looking at the values: for losses, where a diverging prediction is not bad input."""

@@ -17,7 +17,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from milo_restore.errors import ConfigError, NumericsError, WeightsError
-from milo_restore.train import checkpoint
+from milo_restore.train import best, checkpoint
 from milo_restore.train.feed import MicroBatch, feed
 from milo_restore.train.guard import Outcome, Step, culprits, take_step
 from milo_restore.train.log import Journal, environment
@@ -39,6 +39,7 @@ class FitResult:
     loss: float | None  # of the last step done by this call; None where there was none left to do
     evaluation: dict[str, float] | None  # the latest of this call
     final: Path | None  # the folder of the final weights
+    best: Path | None  # the folder of the best weights, where ``keep_best`` names what is best
     seconds: float  # wall-clock time of this call
 
     @property
@@ -123,7 +124,8 @@ def fit(
         final = _finish(run, record) if finished else None
     received = (signals.received or SIGTERM) if stopped else None  # None: another process received it
     seconds = time.perf_counter() - began
-    return FitResult(state.step, finished, stopped, received, run.loss, run.evaluation, final, seconds)
+    kept = output / "best" if (output / "best").exists() else None
+    return FitResult(state.step, finished, stopped, received, run.loss, run.evaluation, final, kept, seconds)
 
 
 def _train(run: _Run, step: Step, data: Any, last: int, signals: StopSignals) -> bool:
@@ -209,6 +211,8 @@ def _show(run: _Run) -> None:
         run.journal.write(state.step, {"evaluation": run.evaluation})
         numbers = "  ".join(f"{key} {value:.4g}" for key, value in run.evaluation.items())
         run.journal.say(f"step {state.step} evaluation: {numbers}")
+        if settings.keep_best is not None:
+            on_main(state.accelerator, lambda: best.offer(run.output / "best", state, run.evaluation or {}))
 
 
 def _save(run: _Run, *, prune: bool = True) -> None:
@@ -259,7 +263,8 @@ def _open(output: Path, resume: str | Path | None) -> tuple[Path | None, list[st
         checkpoint.verify(source)
         if source.resolve().parent == output.resolve() or not checkpoint.checkpoints(output):
             return source, [f"resuming from {source}"]
-    if checkpoint.checkpoints(output) or (output / "final").exists():
+    # Killed before its first checkpoint, a run starts again and finds its own best weights there.
+    if checkpoint.checkpoints(output) or (output / "final").exists() or (resume is None and (output / "best").exists()):
         raise ConfigError(
             "already holds a training run",
             where=output,

@@ -23,10 +23,13 @@ class Key(NamedTuple):
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
-    """The learning rate of ``step`` (from 1): constant, then half a cosine to the final value.
+    """The learning rate of ``step`` (from 1): constant, then half a cosine to the final value; or drops.
 
-    With ``constant_steps=92000`` of 300000 this is Restormer's schedule (arXiv 2111.09881, section 4).
+    With ``constant_steps=92000`` of 300000 this is Restormer's schedule (arXiv 2111.09881, section 4). With
+    ``decay_every`` it is torch's MultiStepLR with all multiples of that as milestones.
     """
+    if settings.decay_every is not None:
+        return settings.learning_rate * settings.decay_factor ** ((step - 1) // settings.decay_every)
     constant = settings.steps if settings.constant_steps is None else settings.constant_steps
     done = step - 1 - constant
     if done <= 0:

@@ -38,6 +38,8 @@ class TrainSettings:
     learning_rate: float = 3e-4  # during the constant phase
     final_learning_rate: float = 1e-6  # where the cosine ends
     constant_steps: int | None = None  # steps before the cosine starts; null: constant to the end
+    decay_every: int | None = None  # steps between drops of the learning rate (MultiStepLR), in place of the cosine
+    decay_factor: float = 0.5  # what each drop multiplies it by
     weight_decay: float = 1e-4  # AdamW's
     betas: tuple[float, float] = (0.9, 0.999)  # AdamW's
     clip_norm: float | None = 0.01  # largest 2-norm of the whole gradient (Restormer's); null: no clipping
@@ -45,6 +47,7 @@ class TrainSettings:
 
     log_every: int = 10  # steps between lines of metrics.jsonl and the trackers
     evaluate_every: int | None = None  # steps between evaluations, and one at the end; null: none
+    keep_best: str | None = None  # evaluation number, higher is better, whose best weights stay in best/; null: none
     sample_every: int | None = None  # steps between sample pictures, and one at the end; null: none
     checkpoint_every: int = 500  # steps between checkpoints; one is always written at the end
     keep_checkpoints: int | None = 2  # older ones are deleted once a new one is published; null: keep all
@@ -55,19 +58,28 @@ class TrainSettings:
         if not self.stages:
             raise ValueError("stages is empty: name at least one stage, such as {steps: 300, patch: 64, batch: 8}")
         counts = ("accumulation", "log_every", "checkpoint_every", "max_bad_steps")
-        for name in (*counts, "evaluate_every", "sample_every", "keep_checkpoints"):
+        for name in (*counts, "evaluate_every", "sample_every", "keep_checkpoints", "decay_every"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
         for name in ("seed", "workers", "learning_rate", "final_learning_rate", "weight_decay"):
             _at_least(name, getattr(self, name), 0)
         if self.constant_steps is not None:
             _at_least("constant_steps", self.constant_steps, 0)
+        self._check_schedule()
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be positive, or null for no clipping, got {self.clip_norm}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie between 0 and 1, or be null for none, got {self.ema_decay}")
+
+    def _check_schedule(self) -> None:
+        if self.decay_every is not None and self.constant_steps is not None:
+            raise ValueError("decay_every and constant_steps name two schedules: set one of them to null")
+        if not 0 < self.decay_factor <= 1:
+            raise ValueError(f"decay_factor must lie in (0, 1], got {self.decay_factor}")
+        if self.keep_best is not None and self.evaluate_every is None:
+            raise ValueError(f"keep_best: {self.keep_best} needs evaluate_every: a number of steps")
 
     @property
     def steps(self) -> int:

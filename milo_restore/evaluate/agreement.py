@@ -1,0 +1,130 @@
+"""How far a metric in training agrees with opinions, people's or a teacher's, on pairs that it does not train on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from milo_restore.data import keyed_rng, read_image, to_tensor
+from milo_restore.data.distorted import DistortedPairs
+from milo_restore.evaluate.logistic import fit_logistic
+from milo_restore.evaluate.opinion import opinion_pairs
+from milo_restore.metric import MaskedError
+
+Encode = Callable[[Tensor], Tensor]
+"""(N, 3, H, W) images to what the metric takes: themselves, or latents."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Pairs with opinions.
+
+    Attributes:
+        source: what they are, in words.
+        images: functions that give a distorted image and its reference, (1, C, H, W), on the CPU.
+        opinions: one per pair, higher is better.
+    """
+
+    source: str
+    images: tuple[Callable[[], tuple[Tensor, Tensor]], ...]
+    opinions: NDArray[np.float64]
+
+
+def held_out_pairs(
+    pairs: DistortedPairs,
+    count: int | None,
+    side: int,
+    label: Callable[[Tensor, Tensor], Tensor],
+    encode: Encode,
+    device: torch.device,
+) -> HeldOut:
+    """Distorted images with a teacher's opinions.
+
+    Args:
+        pairs: of images that are not trained on.
+        count: how many, chosen at random but always the same; None: all.
+        side: of the centre crop that is compared, in pixels.
+        label: the teacher: images and references, (N, 3, H, W), to MOS (N,).
+        encode: applied after labelling.
+        device: where the teacher and ``encode`` compute.
+    """
+    numbers = keyed_rng(pairs.seed, "held out").permutation(len(pairs))[:count]
+    edge = (pairs.square - side) // 2
+    images, opinions = [], []
+    for number in tqdm(sorted(numbers), desc="held-out pairs", unit="pair", leave=False, disable=None):
+        both = [array[edge : edge + side, edge : edge + side] for array in pairs.images(pairs.pair(int(number)))]
+        image, reference = (to_tensor(array)[None].to(device) for array in both)
+        opinions.append(float(label(image, reference)))
+        images.append(_keep(encode, both, device))
+    return HeldOut(f"{len(images)} held-out pairs", tuple(images), np.array(opinions))
+
+
+def held_out_kadid(root: str | Path, count: int | None, seed: int, encode: Encode, device: torch.device) -> HeldOut:
+    """Pairs of KADID-10k's training split with people's opinions; ``count`` of them, or all.
+
+    Raises:
+        DataError: the data set is incomplete or damaged.
+    """
+    found = opinion_pairs("kadid10k", Path(root), "kadid-train")
+    chosen = [found[i] for i in sorted(keyed_rng(seed, "held out").permutation(len(found))[:count])]
+    images = [
+        _keep(encode, (read_image(pair.distorted), read_image(pair.reference)), device)
+        for pair in tqdm(chosen, desc="KADID-10k", unit="pair", leave=False, disable=None)
+    ]
+    return HeldOut(f"{len(images)} pairs of kadid-train", tuple(images), np.array([pair.score for pair in chosen]))
+
+
+@torch.no_grad()
+def _keep(
+    encode: Encode, arrays: Sequence[NDArray[np.uint8]], device: torch.device
+) -> Callable[[], tuple[Tensor, Tensor]]:
+    """A pair, ready to be compared: images stay 8-bit in memory, latents are computed once."""
+    image, reference = (np.ascontiguousarray(array) for array in arrays)
+    if encode is as_they_are:
+        return lambda: (to_tensor(image)[None], to_tensor(reference)[None])
+    latents = tuple(encode(to_tensor(array)[None].to(device)).cpu() for array in (image, reference))
+    return lambda: (latents[0], latents[1])
+
+
+def as_they_are(images: Tensor) -> Tensor:
+    """The encoding of the image domain: none."""
+    return images
+
+
+@torch.no_grad()
+def agreement(metric: MaskedError, held_out: HeldOut, device: torch.device) -> dict[str, float]:
+    """Spearman's correlation of predicted MOS with opinions, and Pearson's after the logistic; 0 where undefined.
+
+    Returns:
+        ``srcc`` and ``plcc``. A metric that says the same of all images agrees with nothing: 0.
+    """
+    from scipy.stats import pearsonr, spearmanr
+
+    scores = []
+    for pair in held_out.images:
+        image, reference = (tensor.to(device) for tensor in pair())
+        scores.append(float(metric.mos(image, reference=reference)))
+    predicted = np.array(scores)
+    if not np.isfinite(predicted).all() or np.ptp(predicted) == 0:
+        return {"srcc": 0.0, "plcc": 0.0}
+    mapped = fit_logistic(predicted, held_out.opinions).predict(predicted)
+    plcc = float(pearsonr(mapped, held_out.opinions).statistic) if np.ptp(mapped) > 0 else 0.0
+    return {"srcc": float(spearmanr(predicted, held_out.opinions).statistic), "plcc": plcc}
+
+
+@torch.no_grad()
+def mask_correlation(first: MaskedError, second: MaskedError, held_out: HeldOut, device: torch.device) -> float:
+    """The median, over pairs, of the correlation of two metrics' masks, pixel by pixel; constant masks left out."""
+    found = []
+    for pair in held_out.images:
+        image, reference = (tensor.to(device) for tensor in pair())
+        masks = torch.stack([metric.mask(image, reference=reference).flatten() for metric in (first, second)])
+        found.append(float(torch.corrcoef(masks)[0, 1]))
+    return float(np.nanmedian(found))

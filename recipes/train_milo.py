@@ -1,0 +1,170 @@
+r"""Train MILO, on images or on latents, on KADID's distortions of any photographs, labelled by a teacher.
+
+    python recipes/train_milo.py                              # tiny: a few minutes, no network, no GPU
+    accelerate launch recipes/train_milo.py --config recipes/configs/milo_image_10k.yaml --set data.train=ImageNet/train
+
+The trained weights are milo_final.safetensors and, by the correlation on held-out pairs, milo_best.safetensors:
+``MILO.from_pretrained("runs/milo_tiny/milo_best.safetensors")``. ``--resume latest`` goes on where a run was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from accelerate import PartialState
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from milo_restore import MILO, LatentMILO
+from milo_restore.config import dump_config
+from milo_restore.data import load_collection
+from milo_restore.data.distorted import ALL_DISTORTIONS, DistortedPairs, find_references
+from milo_restore.data.latents import encode_pairs
+from milo_restore.evaluate.agreement import (
+    HeldOut,
+    agreement,
+    as_they_are,
+    held_out_kadid,
+    held_out_pairs,
+    mask_correlation,
+)
+from milo_restore.evaluate.pseudo_mos import PseudoMOS
+from milo_restore.loss.mos import MOSTraining, Predictions
+from milo_restore.models.vae import load_encoder
+from milo_restore.output import write_text
+from milo_restore.train import TrainSettings, fit
+from milo_restore.train.command import RunArguments, run_recipe
+
+
+@dataclass(frozen=True)
+class Data:
+    """Photographs to distort: a folder, searched with all folders below it, or ``photographs`` (scikit-image's)."""
+
+    train: str = "photographs"
+    references: int | str | None = None  # 10k: with all 25 x 5 distortions; 100k*: with one random one each; null: all
+    distortions: tuple[int, ...] = ALL_DISTORTIONS  # KADID's numbers
+    square: int = 256  # side of the centre squares that are distorted, in pixels
+    validation: str = "held-out-photographs"  # other photographs, labelled by the teacher
+    kadid: str | None = None  # KADID-10k's folder: then people's opinions on its training split, in place of the above
+    validation_pairs: int | None = 500  # null: all
+    validation_side: int = 256  # side of the centre crops of the validation squares that are compared
+    vae: str | None = None  # latent domain: folder of a diffusers AutoencoderKL, Stable Diffusion 1's or 2's
+    cache: str | None = None  # latent domain: folder for latents and labels
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole training."""
+
+    domain: Literal["image", "latent"] = "image"
+    teacher: str | tuple[str, ...] = "official"  # ensemble, official, mini, or a list of metrics
+    maps: str = "own-scaler"  # how each metric's value becomes a MOS: its own scaler, or a file of fitted logistics
+    score_weight: float = 0.0  # beyond the paper, for one MILO as the teacher: L1 between logarithms of raw errors
+    mask_weight: float = 0.0  # the same: divergence of the masks, level by level
+    data: Data = field(default_factory=Data)
+    training: TrainSettings = field(default_factory=TrainSettings)
+
+    def __post_init__(self) -> None:
+        if (self.mask_weight or self.score_weight) and (self.domain, self.teacher) not in _DISTILLABLE:
+            raise ValueError("mask_weight and score_weight need domain: image and teacher: official or mini")
+        if self.domain == "latent" and not (self.data.vae and self.data.cache):
+            raise ValueError("domain: latent needs data.vae, a diffusers AutoencoderKL, and data.cache, a folder")
+
+
+_DISTILLABLE = {("image", "official"), ("image", "mini")}
+
+
+def references(name: str, config: Config) -> tuple[list[Any], bool]:
+    """Images to distort, and whether each gets one distortion only."""
+    if name.endswith("photographs"):
+        return list(load_collection(name)), False
+    count = config.data.references if name == config.data.train else None
+    found, one_each = find_references(name, count, config.training.seed)
+    return list(found), one_each
+
+
+def main(config: Config, run: RunArguments) -> int:
+    """Pairs, teacher, metric, training, agreement."""
+    state, data, seed = PartialState(), config.data, config.training.seed
+    images, one_each = references(data.train, config)
+    others, _ = references(data.validation, config)
+    options = {"square": data.square, "distortions": data.distortions}
+    pairs = DistortedPairs(images, one_each=one_each, seed=seed, **options)
+    unseen = DistortedPairs(others, seed=seed + 1, **options)
+    teacher = PseudoMOS.from_names(config.teacher, config.maps).to(state.device)
+    encode, encoder = (as_they_are, None) if data.vae is None else load_encoder(data.vae, state.device)
+    guide = MILO.from_pretrained(config.teacher).to(state.device) if config.mask_weight or config.score_weight else None
+    torch.manual_seed(seed)
+    model = MOSTraining(MILO() if config.domain == "image" else LatentMILO(), guide)
+    used = {"teacher": teacher.to_json(), "encoder": encoder}
+    state.print(f"{len(pairs):,} pairs of {len(images):,} references; {teacher.describe()}")
+    if run.dry_run:
+        state.print(dump_config(config))
+        return 0
+    if config.domain == "latent":
+        with state.main_process_first():
+            pairs = encode_pairs(pairs, data.cache, encode, teacher, identity=used, device=state.device)
+    if data.kadid is not None:
+        held_out = held_out_kadid(data.kadid, data.validation_pairs, seed, encode, state.device)
+    else:
+        held_out = held_out_pairs(unseen, data.validation_pairs, data.validation_side, teacher, encode, state.device)
+
+    def step(model: nn.Module, batch: dict[str, Any], number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        image, reference = batch["image"], batch["reference"]
+        said: Predictions = model(image, reference)
+        if guide is not None:  # it has been asked already
+            ratio = (said.error + 1e-5).log() - (said.teacher_error + 1e-5).log()
+            parts = {"score": config.score_weight * ratio.abs().mean(), "mask": config.mask_weight * said.divergence}
+            labels = guide.mos_of(said.teacher_error)
+        else:
+            parts, labels = {}, batch["label"] if "label" in batch else teacher(image, reference)
+        parts["mos"] = F.mse_loss(said.mos, labels)
+        return torch.stack(list(parts.values())).sum(), {key: part.detach() for key, part in parts.items()}
+
+    before = agreement(model.metric.to(state.device), held_out, state.device)
+    result = fit(
+        model, step, pairs, config.training, run.output,
+        resume=run.resume,
+        evaluate=lambda model: agreement(model.metric, held_out, state.device),
+        record={"config": dump_config(config), "fixed": used},
+    )  # fmt: skip
+    if result.stopped:
+        return 128 + (result.signal or 0)
+    if state.is_main_process:
+        report(config, run.output, model, held_out, before, teacher)
+    return 0
+
+
+def report(
+    config: Config, output: Path, model: MOSTraining, held_out: HeldOut, before: dict[str, float], teacher: PseudoMOS
+) -> None:
+    """Write the metric's weights, the teacher and the numbers; print the table."""
+    device, kind = PartialState().device, type(model.metric)
+    rows = {"untrained": before}
+    for name in ("best", "final"):
+        weights = output / name / "model.safetensors"
+        if not weights.is_file():
+            continue
+        state = {key[7:]: value for key, value in load_file(weights).items() if key.startswith("metric.")}
+        save_file(state, output / f"milo_{name}.safetensors", {"format": "pt", "teacher": teacher.describe()})
+        metric = kind.from_pretrained(output / f"milo_{name}.safetensors").to(device)
+        rows[name] = agreement(metric, held_out, device)
+        if model.teacher is not None:
+            rows[name]["mask correlation"] = mask_correlation(metric, model.teacher, held_out, device)
+    teacher.save(output / "teacher.json")
+    numbers = {"held_out": held_out.source, "agreement": rows, "teacher": teacher.to_json()}
+    write_text(output / "metrics.json", json.dumps(numbers, indent=1) + "\n")
+    print(f"{held_out.source}, against {'people' if config.data.kadid else 'the teacher'}:")
+    for name, row in rows.items():
+        print(f"{name:12}" + "".join(f"{key} {value:.4f}   " for key, value in row.items()).rstrip())
+    print(f"run folder: {output}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_recipe(main, Config, Path(__file__).parent / "configs" / "milo_tiny.yaml", __doc__ or ""))

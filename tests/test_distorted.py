@@ -1,0 +1,192 @@
+"""Training pairs for MILO: which references, which distortions, squares and crops, as images and as latents."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from milo_restore.data import training_photographs
+from milo_restore.data.distorted import DistortedPairs, Pair, centre_square, find_references
+from milo_restore.data.kadid import distort
+from milo_restore.data.latents import encode_pairs
+from milo_restore.errors import ConfigError, DataError, WeightsError
+from milo_restore.models.vae import load_encoder
+
+PHOTOGRAPHS = training_photographs()[:2]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve small images in two folders, as ImageNet's classes are stored, and files that are none."""
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        path = tmp_path / f"class{i % 2}" / f"{i:02d}.{'jpeg' if i % 3 else 'PNG'}"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "class0" / "notes.txt").write_text("no image")
+    (tmp_path / "class0" / ".hidden.png").write_text("no image")
+    return tmp_path
+
+
+def test_references_are_counted_as_table_1_writes_them(folder):
+    everything, star = find_references(folder, None, 1)
+    assert len(everything) == 12
+    assert not star
+    assert everything == sorted(everything)
+    some, star = find_references(folder, 5, 1)
+    assert (len(some), star) == (5, False)
+    assert set(some) < set(everything)
+    assert find_references(folder, "5*", 1) == (some, True)
+    assert find_references(folder, "*", 1) == (everything, True)
+    assert find_references(folder, 5, 2)[0] != some
+    for wrong in ("0", "ten", "10K", "1.5k", "k", "-3", "5**"):
+        with pytest.raises(ConfigError, match="no number of reference images"):
+            find_references(folder, wrong, 1)
+    with pytest.raises(DataError, match="holds 12 images, 10000 are wanted"):
+        find_references(folder, "10k", 1)
+    with pytest.raises(DataError, match="holds 12 images, 1000000 are wanted"):
+        find_references(folder, "1M*", 1)
+    with pytest.raises(DataError, match="no such folder"):
+        find_references(folder / "nowhere", None, 1)
+    (folder / "empty").mkdir()
+    with pytest.raises(DataError, match="holds 0 images"):
+        find_references(folder / "empty", None, 1)
+
+
+def test_the_square_is_the_largest_in_the_centre():
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[:, 10:50] = 200
+    assert (centre_square(image, 40) == 200).all()
+    assert (centre_square(image, 16) == 200).all()
+    assert (centre_square(image.transpose(1, 0, 2), 20) == 200).all()
+
+
+def test_every_pair_comes_once_an_epoch():
+    pairs = DistortedPairs(PHOTOGRAPHS, distortions=(3, 11), square=32)
+    assert len(pairs) == 2 * 2 * 5
+    first, second = ([pairs.at(epoch * 20 + i) for i in range(20)] for epoch in (0, 1))
+    wanted = {Pair(r, d, level) for r in (0, 1) for d in (3, 11) for level in range(1, 6)}
+    assert set(first) == set(second) == wanted
+    assert first != second
+    assert pairs.of(1) == [pair for pair in (pairs.pair(i) for i in range(20)) if pair.reference == 1]
+    assert all(pairs.of(pair.reference)[pairs.place(pair)] == pair for pair in wanted)
+
+
+def test_a_star_gives_each_reference_one_distortion_for_ever():
+    many = [(str(i), PHOTOGRAPHS[0][1]) for i in range(300)]
+    pairs = DistortedPairs(many, one_each=True, square=32)
+    assert len(pairs) == 300
+    drawn = {pair.reference: pair for pair in (pairs.at(i) for i in range(300))}
+    assert len(drawn) == 300
+    assert {pairs.at(300 + i) for i in range(300)} == set(drawn.values())
+    assert {pair.distortion for pair in drawn.values()} == set(range(1, 26))
+    assert {pair.level for pair in drawn.values()} == {1, 2, 3, 4, 5}
+    assert pairs.of(7) == [drawn[7]]
+
+
+def test_a_sample_is_a_crop_of_the_distorted_square():
+    pairs = DistortedPairs(PHOTOGRAPHS, distortions=(11,), square=48, seed=3)
+    sample = pairs[(4, 1, 6, 48)]
+    pair = pairs.at(6)
+    square = centre_square(PHOTOGRAPHS[pair.reference][1], 48)
+    assert (sample["reference"] * 255).round().byte().permute(1, 2, 0).numpy().tolist() == square.tolist()
+    noisy = distort(square, 11, pair.level, seed=3)
+    assert (sample["image"] * 255).round().byte().permute(1, 2, 0).numpy().tolist() == noisy.tolist()
+    assert f"distortion 11 level {pair.level}" in sample["name"]
+    crop = pairs[(4, 1, 6, 16)]
+    windows = torch.from_numpy(noisy).permute(2, 0, 1).float().div(255).unfold(1, 16, 1).unfold(2, 16, 1)
+    at = (windows - crop["image"][:, None, None]).abs().amax((0, 3, 4)).argmin()
+    same = torch.from_numpy(square.copy()).permute(2, 0, 1).float().div(255).unfold(1, 16, 1).unfold(2, 16, 1)
+    assert torch.equal(windows.flatten(1, 2)[:, at], crop["image"])
+    assert torch.equal(same.flatten(1, 2)[:, at], crop["reference"])
+    other = copy.deepcopy(pairs)[(4, 1, 6, 16)]  # by the same methods that workers get theirs
+    assert torch.equal(other["image"], crop["image"])
+    with pytest.raises(ConfigError, match="a patch of 49 does not fit"):
+        pairs[(4, 1, 6, 49)]
+
+
+def test_impossible_pairs_are_refused():
+    with pytest.raises(DataError, match="no reference images"):
+        DistortedPairs([])
+    with pytest.raises(ConfigError, match="at least 16"):
+        DistortedPairs(PHOTOGRAPHS, square=15)
+    with pytest.raises(ConfigError, match="not numbers from 1 to 25"):
+        DistortedPairs(PHOTOGRAPHS, distortions=(0, 3))
+
+
+class _Counting:
+    """An encoder that averages 8x8 pixels, and counts."""
+
+    def __init__(self):
+        self.images = 0
+
+    def __call__(self, images):
+        self.images += len(images)
+        small = torch.nn.functional.avg_pool2d(images, 8)
+        return torch.cat([small, small.mean(1, keepdim=True)], 1)
+
+
+def test_latents_are_encoded_once(tmp_path):
+    pairs = DistortedPairs(PHOTOGRAPHS, distortions=(11, 23), square=128)
+    encode, cpu = _Counting(), torch.device("cpu")
+
+    def label(image, reference):
+        return (image - reference).abs().mean((1, 2, 3))
+
+    def make(**identity):
+        return encode_pairs(pairs, tmp_path / "cache", encode, label, identity=identity, device=cpu, batch=4)
+
+    latents = make(vae="a")
+    assert encode.images == 1 + 2 * (10 + 1)  # one to learn the latents' size
+    again = make(vae="a")
+    assert encode.images == 1 + 2 * 11 + 1
+    sample = again[(1, 0, 5, 128)]
+    image, reference = (torch.from_numpy(side.copy()) for side in pairs.images(pairs.at(5)))
+    wanted = encode(image.permute(2, 0, 1)[None].float() / 255)[0]
+    torch.testing.assert_close(sample["image"], wanted)
+    torch.testing.assert_close(sample["reference"], encode(reference.permute(2, 0, 1)[None].float() / 255)[0])
+    expected = label(*(side.permute(2, 0, 1)[None].float() / 255 for side in (image, reference)))[0]
+    torch.testing.assert_close(sample["label"], expected)
+    before = encode.images
+    make(vae="b")
+    assert encode.images == before + 1 + 2 * 11  # another VAE
+    with pytest.raises(ConfigError, match="not the whole square"):
+        latents[(1, 0, 5, 64)]
+    file = latents.file(pairs.at(5).reference)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"safetensors: cached latents cannot be read.*Delete it"):
+        latents[(1, 0, 5, 128)]
+    file.unlink()
+    make(vae="a")  # goes on where a file is missing
+    with safe_open(file, "pt") as content:
+        assert content.get_slice("images").get_shape() == [10, 4, 16, 16]
+
+
+def test_a_vae_encodes_as_stable_diffusion_does(tmp_path):
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    blocks = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1}
+    types = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    vae = AutoencoderKL(latent_channels=4, scaling_factor=0.18215, **blocks, **types).eval()
+    vae.save_pretrained(tmp_path / "vae")
+    images = torch.rand(2, 3, 32, 32)
+    encode, name = load_encoder(tmp_path / "vae", torch.device("cpu"))
+    with torch.no_grad():
+        mean = vae.encode(images * 2 - 1).latent_dist.mean
+    torch.testing.assert_close(encode(images), mean * 0.18215)
+    assert load_encoder(tmp_path, torch.device("cpu"))[1] == name  # a pipeline's folder
+    with torch.no_grad():
+        vae.quant_conv.bias += 1
+    vae.save_pretrained(tmp_path / "other")
+    assert load_encoder(tmp_path / "other", torch.device("cpu"))[1] != name
+    with pytest.raises(WeightsError, match="holds no readable VAE"):
+        load_encoder(tmp_path / "nowhere", torch.device("cpu"))
+    AutoencoderKL(latent_channels=16, **blocks, **types).save_pretrained(tmp_path / "sixteen")
+    with pytest.raises(WeightsError, match="16 latent channels"):
+        load_encoder(tmp_path / "sixteen", torch.device("cpu"))

@@ -1,0 +1,241 @@
+"""Training MILO: the recipe on images and on latents, repeated, resumed and distilled; the best weights; the drops."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY
+from safetensors.torch import load_file, save_file
+from test_recipes import load_recipe
+from train_tiny import Patches, Tiny, l1, settings
+
+from milo_restore import MILO, LatentMILO
+from milo_restore.config import load_config
+from milo_restore.errors import ConfigError, WeightsError
+from milo_restore.loss.mos import MOSTraining, initialise, visibility_divergence
+from milo_restore.train import Stage, TrainSettings, fit, learning_rate
+from milo_restore.train.checkpoint import verify
+
+CONFIGS = REPOSITORY / "recipes" / "configs"
+SMALL = [
+    "data.square=64", "data.distortions=[1, 10, 11, 24]", "data.validation_pairs=24", "data.validation_side=48",
+    "training.stages=[{steps: 8, patch: 24, batch: 4}]", "training.constant_steps=4", "training.evaluate_every=4",
+    "training.checkpoint_every=4", "training.log_every=1", "training.trackers=[]",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    torch.set_num_threads(1)
+    return load_recipe("train_milo")
+
+
+def run(recipe, output, *changes, resume=False, config="milo_tiny"):
+    words = ["--output", str(output), *(["--resume", "latest"] if resume else []), "--set", *SMALL, *changes]
+    return recipe.run_recipe(recipe.main, recipe.Config, CONFIGS / f"{config}.yaml", "", words)
+
+
+def losses(output):
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"], line["mos"]) for line in lines if "loss" in line]
+
+
+def assert_same(one, other):
+    assert losses(one) == losses(other)
+    for name in ("final/model", "best/model", "milo_final", "milo_best"):
+        first, second = (load_file(folder / f"{name}.safetensors") for folder in (one, other))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+
+
+def test_two_runs_with_one_seed_and_a_resumed_one_are_the_same(recipe, tmp_path, capsys):
+    assert run(recipe, tmp_path / "a") == 0
+    printed = capsys.readouterr().out
+    assert "60 pairs of 3 references; pseudo-MOS: mean of mini (sha256" in printed
+    assert "24 held-out pairs, against the teacher:" in printed
+    assert run(recipe, tmp_path / "b") == 0
+    assert_same(tmp_path / "a", tmp_path / "b")
+    for folder in tmp_path.glob("b/*0008"):
+        (folder / "state.json").unlink()  # a damaged checkpoint is passed over
+    for name in ("final", "best"):
+        for file in (tmp_path / "b" / name).iterdir():
+            file.unlink()
+        (tmp_path / "b" / name).rmdir()
+    assert run(recipe, tmp_path / "b", resume=True) == 0
+    numbers = [json.loads((tmp_path / name / "metrics.json").read_text())["agreement"] for name in "ab"]
+    assert numbers[0]["final"] == numbers[1]["final"]
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    first, second = (load_file(tmp_path / name / "final" / "model.safetensors") for name in "ab")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert run(recipe, tmp_path / "c", "training.seed=2") == 0
+    assert losses(tmp_path / "a") != losses(tmp_path / "c")
+
+
+def test_the_weights_are_a_metric(recipe, tmp_path):
+    assert run(recipe, tmp_path / "run", "score_weight=0", "mask_weight=0") == 0
+    milo = MILO.from_pretrained(tmp_path / "run" / "milo_best.safetensors")
+    reference = torch.rand(1, 3, 32, 32)
+    assert milo(reference, reference=reference).item() == 0
+    assert 0 < milo.mos(reference + 0.1, reference=reference).item() < 5
+    teacher = json.loads((tmp_path / "run" / "teacher.json").read_text())
+    assert teacher["members"]["mini"]["map"]["kind"] == "own-scaler"
+
+
+def test_two_hundred_steps_raise_the_agreement(recipe, tmp_path):
+    """From untrained weights, whose order of errors is that of a blurred MAE, by at least 0.05 SRCC."""
+    changes = [
+        "training.stages=[{steps: 200, patch: 32, batch: 8}]", "training.constant_steps=100",
+        "data.distortions=[1, 4, 8, 10, 11, 16, 21, 24]", "data.validation_pairs=100",
+        "training.evaluate_every=200", "training.checkpoint_every=200",
+    ]  # fmt: skip
+    assert run(recipe, tmp_path / "run", *changes) == 0
+    numbers = json.loads((tmp_path / "run" / "metrics.json").read_text())["agreement"]
+    assert numbers["final"]["srcc"] > numbers["untrained"]["srcc"] + 0.05
+    assert numbers["final"]["srcc"] > 0.85
+
+
+def test_latents_train_too(recipe, tmp_path):
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        latent_channels=4, block_out_channels=(8, 8), norm_num_groups=4, down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, scaling_factor=0.18215,
+    )  # fmt: skip
+    vae.save_pretrained(tmp_path / "vae")
+    changes = [
+        "domain=latent", "mask_weight=0", "score_weight=0", f"data.vae={tmp_path / 'vae'}",
+        f"data.cache={tmp_path / 'cache'}", "data.validation_side=64",
+        "training.stages=[{steps: 8, patch: 64, batch: 4}]",
+    ]  # fmt: skip
+    assert run(recipe, tmp_path / "a", *changes) == 0
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 3
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    assert run(recipe, tmp_path / "b", *changes) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    assert_same(tmp_path / "a", tmp_path / "b")
+    assert isinstance(LatentMILO.from_pretrained(tmp_path / "a" / "milo_final.safetensors"), LatentMILO)
+
+
+def test_what_the_recipe_refuses(recipe, tmp_path, capsys):
+    def refused(*changes):
+        assert run(recipe, tmp_path / "run", *changes) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert not (tmp_path / "run").exists()
+        return error
+
+    assert "needs data.vae" in refused("domain=latent", "mask_weight=0", "score_weight=0")
+    assert "need domain: image and teacher: official or mini" in refused("teacher=[mini, e-mae]")
+    assert "'minni' is no member" in refused("teacher=minni", "mask_weight=0", "score_weight=0")
+    assert "no such folder" in refused(f"data.train={tmp_path / 'nowhere'}")
+    assert "decay_every and constant_steps" in refused("training.decay_every=10")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("milo_*.yaml")), ids=lambda p: p.stem)
+def test_every_configuration_is_valid(recipe, path):
+    config = load_config(recipe.Config, path)
+    if path.stem in ("milo_tiny", "milo_mini"):
+        return
+    assert config.training.weight_decay == 1e-6
+    assert config.training.betas == (0.9, 0.999)
+    assert [(stage.patch, stage.batch) for stage in config.training.stages] == [(256, 16)]
+    assert config.data.square == 256
+    assert (config.mask_weight, config.score_weight, config.teacher) == (0, 0, "ensemble")
+    assert config.domain == path.stem.split("_")[1]
+    assert (
+        str(config.data.references)
+        == {"10k": "10k", "50k": "50k", "100k": "100k*", "1m": "1M*"}[path.stem.split("_")[2]]
+    )
+
+
+def test_a_twin_has_no_divergence_and_a_stranger_has():
+    torch.manual_seed(3)
+    teacher, student = MILO.from_pretrained("mini"), MILO()
+    initialise(student)
+    reference = torch.rand(2, 3, 33, 40)
+    image = (reference + 0.1 * torch.randn_like(reference)).clamp(0, 1)
+    apart, mask = visibility_divergence(student, teacher, image, reference)
+    torch.testing.assert_close(mask, teacher.mask(image, reference=reference))
+    assert apart > 0.01
+    student.load_state_dict(load_file(teacher.weights.path))
+    same, _ = visibility_divergence(student, teacher, image, reference)
+    assert abs(same.item()) < 1e-6
+    said = MOSTraining(MILO(), teacher)(image, reference)
+    torch.testing.assert_close(said.teacher_error, teacher(image, reference=reference))
+    said.divergence.backward()
+    assert not list(teacher.parameters())
+
+
+def test_an_untrained_metric_calls_larger_errors_worse():
+    torch.manual_seed(0)
+    metric = MILO()
+    initialise(metric)
+    reference = torch.rand(1, 3, 32, 32)
+    noise = torch.randn_like(reference)
+    mos = [metric.mos((reference + size * noise), reference=reference).item() for size in (0, 0.01, 0.05, 0.2)]
+    assert mos == sorted(mos, reverse=True)
+    assert mos[0] == pytest.approx(5 * (1 - 0.1192), abs=1e-3)
+    assert mos[-1] < 3
+
+
+def test_drops_are_torchs():
+    run = TrainSettings(stages=(Stage(50, 8, 1),), learning_rate=0.3, decay_every=7, decay_factor=0.9)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    reference = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(range(7, 50, 7)), gamma=0.9)
+    for step in range(1, 51):
+        assert learning_rate(step, run) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+        optimizer.step()
+        reference.step()
+
+
+def scripted(values):
+    """An evaluation that gives these numbers, one after the other."""
+    rest = iter(values)
+    return lambda model: {"score": next(rest), "other": 0.0}
+
+
+def test_the_best_weights_are_kept(tmp_path):
+    run = settings(evaluate_every=3, keep_best="score", checkpoint_every=3, keep_checkpoints=None, ema_decay=None)
+    result = fit(Tiny(), l1, Patches(), run, tmp_path / "a", evaluate=scripted([0.2, 0.7, float("nan"), 0.7]))
+    assert result.best == tmp_path / "a" / "best"
+    verify(result.best)
+    assert json.loads((result.best / "evaluation.json").read_text())["step"] == 6
+    best, then = (load_file(tmp_path / "a" / n / "model.safetensors") for n in ("best", "checkpoint-000006"))
+    assert all(torch.equal(best[key], then[key]) for key in then)
+    assert not torch.equal(best["net.0.weight"], load_file(result.final / "model.safetensors")["net.0.weight"])
+
+    fit(Tiny(), l1, Patches(), run, tmp_path / "b", evaluate=scripted([0.2, 0.7]), until=6)
+    resumed = fit(Tiny(), l1, Patches(), run, tmp_path / "b", evaluate=scripted([0.1, 0.6]), resume="latest")
+    kept = load_file(resumed.best / "model.safetensors")
+    assert all(torch.equal(kept[key], best[key]) for key in best)
+
+
+def test_the_best_weights_are_those_that_were_measured(tmp_path):
+    seen = []
+
+    def evaluate(model):
+        seen.append({key: value.clone() for key, value in model.state_dict().items()})
+        return {"score": float(len(seen) == 2)}
+
+    run = settings(evaluate_every=3, keep_best="score", ema_decay=0.9)
+    result = fit(Tiny(), l1, Patches(), run, tmp_path / "a", evaluate=evaluate)
+    best = load_file(result.best / "model.safetensors")
+    assert all(torch.equal(best[key], seen[1][key]) for key in best)
+
+
+def test_a_missing_number_and_a_damaged_best_are_refused(tmp_path):
+    run = settings(evaluate_every=3, keep_best="srcc", checkpoint_every=3)
+    with pytest.raises(ConfigError, match=r"keep_best: the evaluation gives score, other, and no 'srcc'"):
+        fit(Tiny(), l1, Patches(), run, tmp_path / "a", evaluate=scripted([0.2]))
+    run = settings(evaluate_every=3, keep_best="score", checkpoint_every=3)
+    fit(Tiny(), l1, Patches(), run, tmp_path / "b", evaluate=scripted([0.2, 0.3]), until=6)
+    save_file({"x": torch.zeros(2)}, tmp_path / "b" / "best" / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"best/model.safetensors: .*Delete .*best"):
+        fit(Tiny(), l1, Patches(), run, tmp_path / "b", evaluate=scripted([0.2]), resume="latest")
+    with pytest.raises(ValueError, match="keep_best: score needs evaluate_every"):
+        settings(keep_best="score")
+    assert np.isfinite(list(load_file(tmp_path / "b/checkpoint-000006/model.safetensors").values())[0]).all()
