@@ -143,7 +143,7 @@ def check_devices() -> list[Finding]:
     """Processor, threads, bfloat16, accelerators."""
     import torch
 
-    from milo_restore.bench import native_bfloat16
+    from milo_restore.bench.timing import native_bfloat16
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     capability = torch.backends.cpu.get_cpu_capability()

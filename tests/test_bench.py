@@ -13,7 +13,8 @@ from plain_milo import PlainMILO
 from safetensors.torch import save_file
 
 from milo_restore import MILO, bench
-from milo_restore.bench import BenchSettings, add_arguments, format_report, run_bench
+from milo_restore.bench import BenchSettings, add_arguments, format_report, run_bench, timing
+from milo_restore.bench import losses as losses_room
 from milo_restore.errors import MiloRestoreError
 
 ROWS = ["plain MILO", "MILO float32", "MILO bfloat16", "MILO float32, constant mask", "MILO bfloat16, constant mask",
@@ -73,10 +74,11 @@ def test_quick_run_measures_every_row(weights, tmp_path, capsys):
 
 def test_memory_of_the_loss_is_no_higher_than_the_plain_ones(weights):
     settings = BenchSettings(128, 96, weights=weights)
-    losses, _, _ = bench._losses(settings, torch.device("cpu"))
-    image, reference = bench._pair(settings, torch.device("cpu"))
+    losses, _, _ = losses_room._losses(settings, torch.device("cpu"))
+    image, reference = losses_room._pair(settings, torch.device("cpu"))
     peaks = {
-        name: bench._peak_mib(bench._step(losses[name], image, reference), torch.device("cpu")) for name in ROWS[:4]
+        name: timing.peak_mib(losses_room._step(losses[name], image, reference), torch.device("cpu"))
+        for name in ROWS[:4]
     }
     image_mib = image.numel() * 4 / 2**20
     assert peaks["plain MILO"] > 144 / 3 * image_mib  # the 32 + 64 + 32 + 16 activations that backward needs
@@ -92,16 +94,27 @@ def test_peak_counts_what_lives_at_once():
         del a
         return b + b  # 8: one gone, one new
 
-    assert bench._peak_mib(step, torch.device("cpu")) == pytest.approx(8, abs=0.01)
+    assert timing.peak_mib(step, torch.device("cpu")) == pytest.approx(8, abs=0.01)
+
+
+def test_the_training_bench_measures(weights, capsys):
+    assert bench.main(options("--quick", "--training", "--threads", "1", "--repeats", "1", "--weights", weights)) == 0
+    report = bench.run_training_bench(BenchSettings(64, 64, threads=1, repeats=1, weights=weights, quick=True))
+    assert report["supply"] == pytest.approx(report["synthesis_per_s"] / report["training_per_s"])
+    assert report["training_per_s"] == pytest.approx(8 / report["step_ms"] * 1e3, rel=1e-6)
+    assert 0.3 < report["overhead"] < 3
+    lines = capsys.readouterr().out.splitlines()
+    assert f"torch {torch.__version__}" in lines[0]
+    assert [line.split()[0] for line in lines[1:]] == ["distortions", "the", "a", "forward"]
 
 
 def test_ratio_is_taken_within_rounds():
     # The machine was ten times slower in the second round, for both.
-    assert bench._ratio([2.0, 20.0, 2.2], [1.0, 10.0, 1.1]) == pytest.approx(2)
+    assert timing.ratio([2.0, 20.0, 2.2], [1.0, 10.0, 1.1]) == pytest.approx(2)
 
 
 def test_without_a_source_checkout_the_plain_row_is_left_out(weights, monkeypatch, tmp_path):
-    monkeypatch.setattr(bench, "PLAIN", tmp_path / "plain_milo.py")
+    monkeypatch.setattr(losses_room, "PLAIN", tmp_path / "plain_milo.py")
     report = run_bench(BenchSettings(64, 64, threads=1, repeats=1, weights=weights, quick=True))
     assert [row["name"] for row in report["losses"]] == ROWS[1:]
     assert report["losses"][0]["vs_plain"] is None
@@ -130,12 +143,12 @@ def test_wrong_options_are_refused_before_anything_runs(weights, words, said):
 
 @pytest.mark.parametrize(("bf16", "amx", "native"), [(False, False, False), (True, False, True), (False, True, True)])
 def test_native_bfloat16_is_what_the_cpu_says(monkeypatch, bf16, amx, native):
-    monkeypatch.setattr(bench.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(timing.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
-    assert bench.native_bfloat16(torch.device("cpu")) is native
-    monkeypatch.setattr(bench.platform, "machine", lambda: "aarch64")
-    assert bench.native_bfloat16(torch.device("cpu")) is None
+    assert timing.native_bfloat16(torch.device("cpu")) is native
+    monkeypatch.setattr(timing.platform, "machine", lambda: "aarch64")
+    assert timing.native_bfloat16(torch.device("cpu")) is None
 
 
 @pytest.mark.golden

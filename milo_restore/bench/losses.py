@@ -1,18 +1,8 @@
-"""``milo-restore bench``: what MILO costs here as a loss, against its plain form, LPIPS and a Restormer step.
-
-Everything is timed in one process and interleaved: each round runs every contender once, every second round in
-reverse order, and a ratio is the median over rounds of the ratio within a round. A busy machine then slows both
-sides of a ratio. Times in milliseconds are medians over rounds.
-"""
+"""What MILO costs here as a loss, against its plain form, LPIPS and a Restormer step."""
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
-import os
-import platform
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,13 +13,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from milo_restore.bench.timing import interleaved, machine, native_bfloat16, peak_mib, ratio
+from milo_restore.cli.metric import choose_device
 from milo_restore.errors import ConfigError
 from milo_restore.loss import L1Loss, MILOLoss
-from milo_restore.output import check_target, write_text
 
-PLAIN = Path(__file__).resolve().parent.parent / "tests" / "plain_milo.py"
+PLAIN = Path(__file__).resolve().parents[2] / "tests" / "plain_milo.py"
 """Where a source checkout keeps the plain transcription; an installed wheel has none."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -72,51 +62,6 @@ class BenchSettings:
             raise ConfigError("batch, threads and repeats must be at least 1")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``milo-restore bench``."""
-    default = BenchSettings()
-    parser.add_argument("--size", default=None, metavar="WxH", help="the losses' images (default: 512x384)")
-    parser.add_argument("--batch", type=int, default=default.batch, help="images per loss call (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=default.threads, help="CPU threads (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=None, help=f"timed rounds (default: {default.repeats})")
-    parser.add_argument("--weights", default=default.weights, help="mini, official or a path (default: %(default)s)")
-    parser.add_argument("--device", default=default.device, help="cpu, cuda, cuda:1, ... (default: %(default)s)")
-    parser.add_argument("--plain", type=Path, default=None, help="tests/plain_milo.py of a source checkout")
-    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="also write the numbers there")
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs; times mean nothing")
-
-
-def main(arguments: argparse.Namespace) -> int:
-    """Measure, print the table, write the JSON file if one was asked for.
-
-    Raises:
-        ConfigError: an option is wrong.
-        WeightsError: MILO's weights cannot be had.
-    """
-    size = arguments.size or ("64x64" if arguments.quick else "512x384")
-    width, cross, height = size.partition("x")
-    if not (cross and width.isdigit() and height.isdigit()):
-        raise ConfigError(f"{size!r} is not a size", where="--size", mend="Give width x height, as in 512x384")
-    if arguments.json is not None:
-        check_target(arguments.json)  # before the minutes, not after
-    settings = BenchSettings(
-        width=int(width),
-        height=int(height),
-        batch=arguments.batch,
-        threads=arguments.threads,
-        repeats=arguments.repeats or (2 if arguments.quick else BenchSettings.repeats),
-        weights=arguments.weights,
-        device=arguments.device,
-        plain=arguments.plain,
-        quick=arguments.quick,
-    )
-    report = run_bench(settings)
-    print(format_report(report))
-    if arguments.json is not None:
-        write_text(arguments.json, json.dumps(report, indent=2) + "\n")
-    return 0
-
-
 def run_bench(settings: BenchSettings) -> dict[str, Any]:
     """Measure everything.
 
@@ -130,15 +75,15 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
         ConfigError: the device does not exist, or ``plain`` names no file.
         WeightsError: MILO's weights cannot be had.
     """
-    device = _device(settings.device)
+    device = choose_device(settings.device)
     threads_before = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
         losses, notes, weights = _losses(settings, device)
         image, reference = _pair(settings, device)
         steps = {name: _step(loss, image, reference) for name, loss in losses.items()}
-        times = _interleaved(steps, settings.repeats, device, "losses")
-        peaks = {name: _peak_mib(step, device) for name, step in steps.items()}
+        times = interleaved(steps, settings.repeats, device, "losses")
+        peaks = {name: peak_mib(step, device) for name, step in steps.items()}
         pairs = [(FLOAT32, PLAIN_ROW), (BFLOAT16, FLOAT32), (BFLOAT16_CONSTANT, CONSTANT_MASK)]
         agreement = {f"{a} and {b}": _agreement(steps[a], steps[b]) for a, b in pairs if b in steps}
         restormer = _restormer_step(settings, losses[FLOAT32], device)
@@ -149,18 +94,18 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
             "name": name,
             "ms": median(times[name]) * 1e3,
             "peak_mib": peaks[name],
-            "vs_plain": _ratio(times[PLAIN_ROW], times[name]) if PLAIN_ROW in times else None,
-            "vs_vgg": _ratio(times[VGG], times[name]),
+            "vs_plain": ratio(times[PLAIN_ROW], times[name]) if PLAIN_ROW in times else None,
+            "vs_vgg": ratio(times[VGG], times[name]),
         }
         for name in steps
     ]
     native = native_bfloat16(device)
-    ratio = _ratio(times[FLOAT32], times[BFLOAT16])
-    notes.append(f"{_NATIVE[native]}: {BFLOAT16} ran {ratio:.2f} times as fast as {FLOAT32}.")
+    gain = ratio(times[FLOAT32], times[BFLOAT16])
+    notes.append(f"{_NATIVE[native]}: {BFLOAT16} ran {gain:.2f} times as fast as {FLOAT32}.")
     if settings.quick:
         notes.append("--quick: these sizes only show that everything runs; the times mean nothing.")
     return {
-        "machine": _machine(settings, device) | {"native_bfloat16": native},
+        "machine": machine(settings.threads, device) | {"native_bfloat16": native},
         "weights": weights,
         "size": f"{settings.width}x{settings.height}",
         "batch": settings.batch,
@@ -170,19 +115,6 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
         "restormer": restormer,
         "notes": notes,
     }
-
-
-def native_bfloat16(device: torch.device) -> bool | None:
-    """Whether the hardware multiplies bfloat16 itself; where not, it is emulated, correctly and slowly.
-
-    None where torch cannot tell: CPUs that are not x86, torch before 2.6, devices other than cpu and cuda.
-    """
-    if device.type == "cuda":
-        return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
-        return None
-    probes = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    return any(probe() for probe in probes if probe is not None) if any(probes) else None
 
 
 _NATIVE = {
@@ -287,55 +219,6 @@ def _step(loss: Loss, image: Tensor, reference: Tensor) -> Step:
     return step
 
 
-def _interleaved(
-    contenders: dict[str, Callable[[], Any]], rounds: int, device: torch.device, what: str
-) -> dict[str, list[float]]:
-    """Seconds of every contender in every round; the first round only warms up."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    which = [device] if device.type == "cuda" else []
-    with tqdm(total=(rounds + 1) * len(contenders), desc=what, leave=False) as bar:
-        for round_ in range(rounds + 1):
-            order = list(contenders)[:: -1 if round_ % 2 else 1]
-            for name in order:
-                getattr(torch, device.type).synchronize(*which)
-                start = time.perf_counter()
-                contenders[name]()
-                getattr(torch, device.type).synchronize(*which)
-                if round_:
-                    times[name].append(time.perf_counter() - start)
-                bar.update()
-    return times
-
-
-def _ratio(slow: list[float], fast: list[float]) -> float:
-    return median(a / b for a, b in zip(slow, fast))
-
-
-def _peak_mib(step: Callable[[], Any], device: torch.device) -> float | None:
-    """The most memory that torch's tensors took at once during one step, above what lay there before.
-
-    On a CPU every allocation is recorded by torch's profiler; what a convolution library takes for itself is not
-    seen. None on devices other than cpu and cuda.
-    """
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        step()
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    if device.type != "cpu":
-        return None
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's library talks on stderr of GPUs it does not find
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    assert profiler.profiler is not None  # noqa: S101  (it has just run)
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak / 2**20
-
-
 def _agreement(ours: Step, other: Step) -> dict[str, float]:
     (loss, gradient), (expected, expected_gradient) = ours(), other()
     cosine = F.cosine_similarity(gradient.flatten().double(), expected_gradient.flatten().double(), dim=0)
@@ -364,7 +247,7 @@ def _restormer_step(settings: BenchSettings, milo: Loss, device: torch.device) -
         optimizer.step()
 
     contenders = {"model": model_step, "mae": _step(L1Loss(), image, reference), "milo": _step(milo, image, reference)}
-    times = _interleaved(contenders, max(2, settings.repeats // 2), device, "Restormer step")
+    times = interleaved(contenders, max(2, settings.repeats // 2), device, "Restormer step")
     model_s, mae_s, milo_s = (median(times[name]) for name in contenders)
     return {
         "patch": patch,
@@ -374,26 +257,3 @@ def _restormer_step(settings: BenchSettings, milo: Loss, device: torch.device) -
         "milo_ms": milo_s * 1e3,
         "milo_over_mae": (model_s + milo_s) / (model_s + mae_s),
     }
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
-        raise ConfigError(f"cannot be used ({str(error).splitlines()[0]})", where=f"--device {name}") from error
-    return device
-
-
-def _machine(settings: BenchSettings, device: torch.device) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
-    return {"device": name, "threads": settings.threads, "torch": torch.__version__}
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
