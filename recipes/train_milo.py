@@ -34,7 +34,8 @@ from milo_restore.evaluate.agreement import (
     held_out_pairs,
     mask_correlation,
 )
-from milo_restore.evaluate.pseudo_mos import PseudoMOS
+from milo_restore.evaluate.opinion import opinion_pairs
+from milo_restore.evaluate.pseudo_mos import PseudoMOS, fit_maps
 from milo_restore.loss.mos import MOSTraining, Predictions
 from milo_restore.models.vae import load_encoder
 from milo_restore.output import write_text
@@ -64,7 +65,7 @@ class Config:
 
     domain: Literal["image", "latent"] = "image"
     teacher: str | tuple[str, ...] = "official"  # ensemble, official, mini, or a list of metrics
-    maps: str = "own-scaler"  # how each metric's value becomes a MOS: its own scaler, or a file of fitted logistics
+    maps: str = "own-scaler"  # metric to MOS: own-scaler; kadid, logistics fitted on its training split; or their file
     score_weight: float = 0.0  # beyond the paper, for one MILO as the teacher: L1 between logarithms of raw errors
     mask_weight: float = 0.0  # the same: divergence of the masks, level by level
     data: Data = field(default_factory=Data)
@@ -73,6 +74,8 @@ class Config:
     def __post_init__(self) -> None:
         if (self.mask_weight or self.score_weight) and (self.domain, self.teacher) not in _DISTILLABLE:
             raise ValueError("mask_weight and score_weight need domain: image and teacher: official or mini")
+        if self.maps == "kadid" and self.data.kadid is None:
+            raise ValueError("maps: kadid needs data.kadid, the data set's folder")
         if self.domain == "latent" and not (self.data.vae and self.data.cache):
             raise ValueError("domain: latent needs data.vae, a diffusers AutoencoderKL, and data.cache, a folder")
 
@@ -89,6 +92,22 @@ def references(name: str, config: Config) -> tuple[list[Any], bool]:
     return list(found), one_each
 
 
+def load_teacher(config: Config, run: RunArguments) -> PseudoMOS:
+    """The teacher with its maps; those of KADID are fitted once and stay in the run folder."""
+    device, maps = PartialState().device, run.output / "maps.json"
+    if config.maps != "kadid":
+        return PseudoMOS.from_names(config.teacher, config.maps).to(device)
+    with PartialState().main_process_first():
+        if not maps.is_file() and run.dry_run:
+            print("maps: not fitted yet; a dry run takes the metrics' own scalers")
+            return PseudoMOS.from_names(config.teacher)
+        if not maps.is_file():
+            fit_maps(
+                config.teacher, opinion_pairs("kadid10k", Path(config.data.kadid), "kadid-train"), maps, device=device
+            )
+    return PseudoMOS.from_names(config.teacher, maps).to(device)
+
+
 def main(config: Config, run: RunArguments) -> int:
     """Pairs, teacher, metric, training, agreement."""
     state, data, seed = PartialState(), config.data, config.training.seed
@@ -97,7 +116,7 @@ def main(config: Config, run: RunArguments) -> int:
     options = {"square": data.square, "distortions": data.distortions}
     pairs = DistortedPairs(images, one_each=one_each, seed=seed, **options)
     unseen = DistortedPairs(others, seed=seed + 1, **options)
-    teacher = PseudoMOS.from_names(config.teacher, config.maps).to(state.device)
+    teacher = load_teacher(config, run)
     encode, encoder = (as_they_are, None) if data.vae is None else load_encoder(data.vae, state.device)
     guide = MILO.from_pretrained(config.teacher).to(state.device) if config.mask_weight or config.score_weight else None
     torch.manual_seed(seed)

@@ -339,3 +339,11 @@ def test_ten_images_of_tid2013(shared, tmp_path, capsys, monkeypatch):
     assert found["krcc"]["value"] == pytest.approx(-0.5556, abs=1e-4)
     assert found["plcc"]["value"] == pytest.approx(0.9105, abs=1e-3)
     assert found["srcc"]["high"] < 0
+
+
+def test_all_measures_what_it_can_and_lists_the_rest(command, monkeypatch, capsys):
+    monkeypatch.setattr(fr_metrics, "KNOWN", ["mae", "milo:mini", "flip"])
+    assert command(metrics=("all",)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["mae", "milo:mini", "flip"]
+    assert "unavailable: pyiqa has no FLIP" in lines[4]

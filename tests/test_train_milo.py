@@ -14,7 +14,12 @@ from train_tiny import Patches, Tiny, l1, settings
 
 from milo_restore import MILO, LatentMILO
 from milo_restore.config import load_config
+from milo_restore.data import held_out_photographs, to_tensor, write_png
+from milo_restore.data.distorted import centre_square
+from milo_restore.data.kadid import distort
 from milo_restore.errors import ConfigError, WeightsError
+from milo_restore.evaluate import agreement as agreement_room
+from milo_restore.evaluate.opinion import OpinionPair
 from milo_restore.loss.mos import MOSTraining, initialise, visibility_divergence
 from milo_restore.train import Stage, TrainSettings, fit, learning_rate
 from milo_restore.train.checkpoint import verify
@@ -118,6 +123,33 @@ def test_latents_train_too(recipe, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
     assert_same(tmp_path / "a", tmp_path / "b")
     assert isinstance(LatentMILO.from_pretrained(tmp_path / "a" / "milo_final.safetensors"), LatentMILO)
+
+
+def test_people_teach_where_kadid_is_present(recipe, tmp_path, monkeypatch, capsys):
+    """The maps are fitted on KADID's opinions once, and the best weights are those that follow them best."""
+    mini, pairs = MILO.from_pretrained("mini"), []
+    for name, photograph in held_out_photographs():
+        square = centre_square(photograph, 64)
+        write_png(tmp_path / name.replace("jpg", "png"), square)
+        for number in (1, 10, 11, 24):
+            for level in range(1, 6):
+                image = distort(square, number, level)
+                path = tmp_path / f"{name[:4]}-{number}-{level}.png"
+                write_png(path, image)
+                mos = mini.mos(to_tensor(image)[None], reference=to_tensor(square)[None]).item()
+                reference = tmp_path / name.replace("jpg", "png")
+                pairs.append(OpinionPair(reference, path, 1 + 0.9 * mos, str(number), True))
+    for module in (recipe, agreement_room):
+        monkeypatch.setattr(module, "opinion_pairs", lambda *arguments: pairs)
+    changes = ["maps=kadid", "data.kadid=kadid10k", "data.validation_pairs=30", "mask_weight=0", "score_weight=0"]
+    assert run(recipe, tmp_path / "run", *changes) == 0
+    maps = json.loads((tmp_path / "run" / "maps.json").read_text())["members"]["mini"]["map"]
+    assert (maps["kind"], maps["split"], maps["pairs"]) == ("logistic", "kadid-train", 40)
+    printed = capsys.readouterr().out
+    assert "30 pairs of kadid-train, against people:" in printed
+    assert "logistic on kadid10k kadid-train" in printed
+    assert run(recipe, tmp_path / "other", "maps=kadid") == 2
+    assert "maps: kadid needs data.kadid" in capsys.readouterr().err
 
 
 def test_what_the_recipe_refuses(recipe, tmp_path, capsys):

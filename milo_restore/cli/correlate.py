@@ -55,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="NAME",
         help="milo, milo:mini, milo:PATH, e-mae, e-mse, e-psnr, e-ssim, mae, or a full-reference metric of pyiqa: "
-        "psnr, ssim, ms_ssim, fsim, vif, vsi, gmsd, lpips, lpips-vgg, dists, topiq_fr, pieapp, wadiqam_fr, ...",
+        "psnr, ssim, ms_ssim, fsim, vif, vsi, gmsd, lpips, lpips-vgg, dists, topiq_fr, pieapp, wadiqam_fr, ...; "
+        "all: every one that can be measured here, the rest listed with the reason",
     )
     parser.add_argument("--split", choices=_SPLITS, help="a part of kadid10k, split 80-20 by reference image")
     parser.add_argument("--table", type=Path, metavar="FILE", help="another table of opinions than the data set's own")
@@ -97,10 +98,11 @@ def _measure(arguments: argparse.Namespace) -> Run:
     from milo_restore.assets import cache_folder
     from milo_restore.cli.metric import choose_device
     from milo_restore.evaluate.correlate import ScoreCache, correlate_metric, hash_pairs
-    from milo_restore.evaluate.fr_metrics import FRMetric, MetricUnavailable, check_metric_name, load_fr_metric
+    from milo_restore.evaluate.fr_metrics import KNOWN, FRMetric, MetricUnavailable, check_metric_name, load_fr_metric
     from milo_restore.evaluate.opinion import opinion_pairs, present_pairs
 
-    names = list(dict.fromkeys(arguments.metrics))
+    everything = arguments.metrics == ["all"]
+    names = KNOWN if everything else list(dict.fromkeys(arguments.metrics))
     for name in names:
         check_metric_name(name)
     place = (arguments.dataset, arguments.root, arguments.split)
@@ -116,7 +118,7 @@ def _measure(arguments: argparse.Namespace) -> Run:
         try:
             metrics.append(load_fr_metric(name, device))
         except MetricUnavailable as error:
-            if not arguments.skip_unavailable:
+            if not (everything or arguments.skip_unavailable):
                 raise
             unavailable[name] = error.what
     if not metrics:

@@ -39,6 +39,8 @@ NOT_OFFERED = {
 }
 """Metrics of the supplement that cannot be measured here, and why."""
 
+KNOWN = [*OURS, *PYIQA, *NOT_OFFERED]
+
 _PATIENCE = 15.0  # seconds for a server to answer
 # The checkpoint holds the backbone too; asking timm for its own copy first costs a download, or minutes of retries.
 _OPTIONS = {"topiq_fr": {"backbone_pretrain": False}, "topiq_fr-pipal": {"backbone_pretrain": False}}
