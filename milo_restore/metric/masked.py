@@ -32,7 +32,7 @@ from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.metric.checks import as_rgb, check_image_values, check_pair
 from milo_restore.metric.freeze import freeze_into_buffers
 from milo_restore.metric.network import ScoreScaler
-from milo_restore.metric.weights import WeightsInfo, load_weights
+from milo_restore.metric.weights import WeightsInfo, fill, load_weights
 
 E = TypeVar("E", bound="EnhancedMetric")
 
@@ -260,11 +260,7 @@ def load_enhanced(name: str, weights: str | Path = "official") -> EnhancedMetric
         if other != name and info.sha256 == weights_sha256(other):
             raise WeightsError(f"holds the weights of {other}, not of {name}", where=info.path)
     metric = _CLASSES[name]()
-    try:
-        metric.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:240]
-        raise WeightsError(f"does not fit {type(metric).__name__} ({reason})", where=info.path) from error
+    fill(metric, state, info)
     metric.weights = info
     _drop_decayed_weights(metric)
     return metric.freeze()

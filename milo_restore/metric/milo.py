@@ -13,11 +13,11 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from milo_restore.errors import ConfigError, WeightsError
+from milo_restore.errors import ConfigError
 from milo_restore.metric.checks import as_rgb, check_image_values, check_latent_values, check_pair
 from milo_restore.metric.freeze import freeze_into_buffers
 from milo_restore.metric.network import N_SCALES, MaskNetwork, ScoreScaler, visibility_mask
-from milo_restore.metric.weights import WeightsInfo, load_weights
+from milo_restore.metric.weights import WeightsInfo, fill, load_weights
 
 M = TypeVar("M", bound="MaskedError")
 
@@ -69,11 +69,7 @@ class MaskedError(nn.Module):
             raise ConfigError(f"{compute_dtype} is neither torch.float32 nor torch.bfloat16", where="compute_dtype")
         state, info = load_weights(weights, cls._asset, cls._shipped)
         metric = cls()
-        try:
-            metric.load_state_dict(state)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:240]
-            raise WeightsError(f"does not fit {cls.__name__} ({reason})", where=info.path) from error
+        fill(metric, state, info)
         metric.weights = info
         metric.freeze().mask_network.compute_in(compute_dtype)
         return metric

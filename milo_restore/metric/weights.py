@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from milo_restore.assets import weights_path
 from milo_restore.errors import WeightsError
@@ -69,6 +69,19 @@ def load_weights(name: str | Path, asset: str, shipped: str | None) -> tuple[dic
     content = read_state_file(path)
     info = WeightsInfo(str(name), str(path), hashlib.sha256(path.read_bytes()).hexdigest())
     return {_ours(key): value for key, value in content.items()}, info
+
+
+def fill(metric: nn.Module, state: dict[str, Tensor], info: WeightsInfo) -> None:
+    """Load weights into a metric, all of them and no others.
+
+    Raises:
+        WeightsError: they are of another architecture.
+    """
+    try:
+        metric.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:240]
+        raise WeightsError(f"does not fit {type(metric).__name__} ({reason})", where=info.path) from error
 
 
 def _ours(key: str) -> str:
