@@ -66,6 +66,7 @@ class Config:
     domain: Literal["image", "latent"] = "image"
     teacher: str | tuple[str, ...] = "official"  # ensemble, official, mini, or a list of metrics
     maps: str = "own-scaler"  # metric to MOS: own-scaler; kadid, logistics fitted on its training split; or their file
+    start: str | None = None  # weights to start from: official, mini or a path; null: random ones
     score_weight: float = 0.0  # beyond the paper, for one MILO as the teacher: L1 between logarithms of raw errors
     mask_weight: float = 0.0  # the same: divergence of the masks, level by level
     data: Data = field(default_factory=Data)
@@ -121,14 +122,19 @@ def main(config: Config, run: RunArguments) -> int:
     guide = MILO.from_pretrained(config.teacher).to(state.device) if config.mask_weight or config.score_weight else None
     torch.manual_seed(seed)
     model = MOSTraining(MILO() if config.domain == "image" else LatentMILO(), guide)
-    used = {"teacher": teacher.to_json(), "encoder": encoder}
+    if config.start is not None:
+        weights = type(model.metric).from_pretrained(config.start)
+        model.metric.load_state_dict(dict(weights.named_buffers()))
+    started = None if config.start is None else str(weights.weights)
+    made_by = {"teacher": teacher.to_json(), "encoder": encoder}
+    used = {**made_by, "start": started}
     state.print(f"{len(pairs):,} pairs of {len(images):,} references; {teacher.describe()}")
     if run.dry_run:
         state.print(dump_config(config))
         return 0
     if config.domain == "latent":
         with state.main_process_first():
-            pairs = encode_pairs(pairs, data.cache, encode, teacher, identity=used, device=state.device)
+            pairs = encode_pairs(pairs, data.cache, encode, teacher, identity=made_by, device=state.device)
     if data.kadid is not None:
         held_out = held_out_kadid(data.kadid, data.validation_pairs, seed, encode, state.device)
     else:
@@ -165,7 +171,7 @@ def report(
 ) -> None:
     """Write the metric's weights, the teacher and the numbers; print the table."""
     device, kind = PartialState().device, type(model.metric)
-    rows = {"untrained": before}
+    rows = {"before": before}
     for name in ("best", "final"):
         weights = output / name / "model.safetensors"
         if not weights.is_file():

@@ -98,7 +98,7 @@ def test_two_hundred_steps_raise_the_agreement(recipe, tmp_path):
     ]  # fmt: skip
     assert run(recipe, tmp_path / "run", *changes) == 0
     numbers = json.loads((tmp_path / "run" / "metrics.json").read_text())["agreement"]
-    assert numbers["final"]["srcc"] > numbers["untrained"]["srcc"] + 0.05
+    assert numbers["final"]["srcc"] > numbers["before"]["srcc"] + 0.05
     assert numbers["final"]["srcc"] > 0.85
 
 
@@ -123,6 +123,16 @@ def test_latents_train_too(recipe, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
     assert_same(tmp_path / "a", tmp_path / "b")
     assert isinstance(LatentMILO.from_pretrained(tmp_path / "a" / "milo_final.safetensors"), LatentMILO)
+
+
+def test_training_goes_on_from_weights(recipe, tmp_path):
+    still = ["training.learning_rate=0", "training.final_learning_rate=0", "training.weight_decay=0"]
+    assert run(recipe, tmp_path / "a", "start=mini", *still) == 0
+    numbers = json.loads((tmp_path / "a" / "metrics.json").read_text())["agreement"]
+    assert numbers["before"]["srcc"] == numbers["final"]["srcc"] == pytest.approx(1)
+    mini = load_file(MILO.from_pretrained("mini").weights.path)
+    final = load_file(tmp_path / "a" / "milo_final.safetensors")
+    assert all(torch.equal(final[key], mini[key]) for key in mini)
 
 
 def test_people_teach_where_kadid_is_present(recipe, tmp_path, monkeypatch, capsys):
