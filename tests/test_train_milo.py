@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -123,6 +126,20 @@ def test_latents_train_too(recipe, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
     assert_same(tmp_path / "a", tmp_path / "b")
     assert isinstance(LatentMILO.from_pretrained(tmp_path / "a" / "milo_final.safetensors"), LatentMILO)
+
+
+def test_two_processes_train_what_one_trains(recipe, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port",
+              "0"]  # fmt: skip
+    words = [str(REPOSITORY / "recipes" / "train_milo.py"), "--output", str(tmp_path / "two"), "--set", *SMALL]
+    subprocess.run([*launch, *words], env=environment, cwd=tmp_path, check=True)
+    assert run(recipe, tmp_path / "one") == 0
+    assert json.loads((tmp_path / "two" / "env.json").read_text())["processes"] == 2
+    one, two = (load_file(tmp_path / name / "milo_final.safetensors") for name in ("one", "two"))
+    for key in one:
+        torch.testing.assert_close(two[key], one[key], atol=2e-5, rtol=1e-3)
 
 
 def test_training_goes_on_from_weights(recipe, tmp_path):
