@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ def test_gradient(official, golden, name):
 @pytest.mark.golden
 def test_official_is_found_checked_and_named(official, shared, tmp_path, monkeypatch):
     assert official["e-mae"].weights.sha256.startswith("80c8ff5e7ca0")
-    assert official["e-mae"].weights.path == str(shared / "weights/enhanced_iqm/E_MAE.pth")
+    assert Path(official["e-mae"].weights.path).resolve() == shared / "weights/enhanced_iqm/E_MAE.pth"
     monkeypatch.setenv("MILO_RESTORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MILO_RESTORE_ASSETS", str(tmp_path))
     shutil.copy(shared / "weights/enhanced_iqm/MAE.pth", tmp_path / "E_MAE.pth")  # the same shapes
