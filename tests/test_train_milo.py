@@ -6,22 +6,25 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
 from safetensors.torch import load_file, save_file
+from scipy.stats import spearmanr
 from test_recipes import load_recipe
 from train_tiny import Patches, Tiny, l1, settings
 
 from milo_restore import MILO, LatentMILO
 from milo_restore.config import load_config
-from milo_restore.data import held_out_photographs, to_tensor, write_png
-from milo_restore.data.distorted import centre_square
+from milo_restore.data import held_out_photographs, list_images, read_image, to_tensor, write_png
+from milo_restore.data.distorted import DistortedPairs, centre_square
 from milo_restore.data.kadid import distort
 from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.evaluate import agreement as agreement_room
+from milo_restore.evaluate.agreement import agreement, as_they_are, held_out_pairs
 from milo_restore.evaluate.opinion import OpinionPair
 from milo_restore.loss.mos import MOSTraining, initialise, visibility_divergence
 from milo_restore.train import Stage, TrainSettings, fit, learning_rate
@@ -197,7 +200,7 @@ def test_what_the_recipe_refuses(recipe, tmp_path, capsys):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("milo_*.yaml")), ids=lambda p: p.stem)
 def test_every_configuration_is_valid(recipe, path):
     config = load_config(recipe.Config, path)
-    if path.stem in ("milo_tiny", "milo_mini"):
+    if path.stem in ("milo_tiny", "milo_mini", "milo_mini_finish"):
         return
     assert config.training.weight_decay == 1e-6
     assert config.training.betas == (0.9, 0.999)
@@ -298,3 +301,25 @@ def test_a_missing_number_and_a_damaged_best_are_refused(tmp_path):
     with pytest.raises(ValueError, match="keep_best: score needs evaluate_every"):
         settings(keep_best="score")
     assert np.isfinite(list(load_file(tmp_path / "b/checkpoint-000006/model.safetensors").values())[0]).all()
+
+
+@pytest.mark.golden
+def test_the_shipped_weights_agree_with_the_published_ones(shared):
+    """On validation photographs under all distortions; and the ten TID2013 images come in the right order."""
+    official, mini = MILO.from_pretrained("official"), MILO.from_pretrained("mini")
+    assert Path(mini.weights.path).stat().st_size < 250_000
+    assert mini.weights.sha256 in (Path(mini.weights.path).parent / "README.md").read_text(encoding="utf-8")
+    pairs = DistortedPairs(list_images(shared / "data/bsds500/val"), seed=2)
+    cpu = torch.device("cpu")
+    held_out = held_out_pairs(pairs, 250, 96, lambda i, r: official.mos(i, reference=r), as_they_are, cpu)
+    numbers = agreement(mini, held_out, cpu)
+    assert numbers["srcc"] >= 0.97
+    assert numbers["plcc"] >= 0.95
+    root = shared / "data/iqa/tid2013_subset"
+    rows = [line.split("\t") for line in (root / "pairs.tsv").read_text().splitlines()[1:]]
+    errors = []
+    for reference, distorted, *_ in rows:
+        names = ("distorted_images", distorted), ("reference_images", reference)
+        image, clean = (to_tensor(read_image(root.joinpath(*name)))[None] for name in names)
+        errors.append(mini(image, reference=clean).item())
+    assert spearmanr(errors, [float(row[2]) for row in rows]).statistic < -0.6
