@@ -133,8 +133,9 @@ def main(config: Config, run: RunArguments) -> int:
         state.print(dump_config(config))
         return 0
     if config.domain == "latent":
-        with state.main_process_first():
-            pairs = encode_pairs(pairs, data.cache, encode, teacher, identity=made_by, device=state.device)
+        share = (state.process_index, state.num_processes)
+        pairs = encode_pairs(pairs, data.cache, encode, teacher, identity=made_by, device=state.device, share=share)
+        state.wait_for_everyone()
     if data.kadid is not None:
         held_out = held_out_kadid(data.kadid, data.validation_pairs, seed, encode, state.device)
     else:

@@ -167,6 +167,45 @@ def test_latents_are_encoded_once(tmp_path):
         assert content.get_slice("images").get_shape() == [10, 4, 16, 16]
 
 
+def test_latents_do_not_depend_on_what_the_cache_held(folder, tmp_path):
+    """Of more references, the same image may be given another distortion; its older latents are not that."""
+    cpu, encode = torch.device("cpu"), _Counting()
+
+    def make(count, cache):
+        files, star = find_references(folder, count, 1)
+        pairs = DistortedPairs(files, one_each=star, square=128, seed=1)
+        return encode_pairs(
+            pairs, tmp_path / cache, encode, lambda i, r: (i - r).mean((1, 2, 3)), identity={}, device=cpu
+        )
+
+    make("6*", "warm")
+    warm, cold = make("12*", "warm"), make("12*", "cold")
+    for position in range(12):
+        one, other = (latents[(1, 0, position, 128)] for latents in (warm, cold))
+        assert one["name"] == other["name"]
+        assert torch.equal(one["image"], other["image"])
+        assert torch.equal(one["label"], other["label"])
+
+
+def test_latents_are_found_without_reading_images(tmp_path, monkeypatch):
+    pairs = DistortedPairs(PHOTOGRAPHS, distortions=(11,), square=128)
+    options = {"identity": {}, "device": torch.device("cpu")}
+    latents = encode_pairs(pairs, tmp_path, _Counting(), lambda i, r: (i - r).mean((1, 2, 3)), **options)
+    sample = latents[(1, 0, 3, 128)]
+    monkeypatch.setattr(pairs, "square_of", None)
+    assert torch.equal(latents[(1, 0, 3, 128)]["image"], sample["image"])
+
+
+def test_processes_share_the_encoding(tmp_path):
+    pairs = DistortedPairs(PHOTOGRAPHS, distortions=(11,), square=128)
+    options = {"identity": {}, "device": torch.device("cpu")}
+    for process in (0, 1):
+        encode = _Counting()
+        encode_pairs(pairs, tmp_path, encode, lambda i, r: (i - r).mean((1, 2, 3)), share=(process, 2), **options)
+        assert encode.images == 1 + 5 + 1
+        assert len(list(tmp_path.iterdir())) == process + 1
+
+
 def test_a_vae_encodes_as_stable_diffusion_does(tmp_path):
     from diffusers import AutoencoderKL
 

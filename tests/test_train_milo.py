@@ -28,7 +28,7 @@ from milo_restore.evaluate.agreement import agreement, as_they_are, held_out_pai
 from milo_restore.evaluate.opinion import OpinionPair
 from milo_restore.loss.mos import MOSTraining, initialise, visibility_divergence
 from milo_restore.train import Stage, TrainSettings, fit, learning_rate
-from milo_restore.train.checkpoint import verify
+from milo_restore.train.checkpoint import clean, verify
 
 CONFIGS = REPOSITORY / "recipes" / "configs"
 SMALL = [
@@ -182,6 +182,18 @@ def test_people_teach_where_kadid_is_present(recipe, tmp_path, monkeypatch, caps
     assert "maps: kadid needs data.kadid" in capsys.readouterr().err
 
 
+def test_a_reference_of_kadid_is_read_once(tmp_path, monkeypatch):
+    read, names = agreement_room.read_image, []
+    pairs = [OpinionPair(tmp_path / "r.png", tmp_path / f"{i}.png", float(i), "1", True) for i in range(4)]
+    for path in {path for pair in pairs for path in (pair.reference, pair.distorted)}:
+        write_png(path, np.full((32, 32, 3), len(path.name), np.uint8))
+    monkeypatch.setattr(agreement_room, "opinion_pairs", lambda *arguments: pairs)
+    monkeypatch.setattr(agreement_room, "read_image", lambda path: names.append(path.name) or read(path))
+    held_out = agreement_room.held_out_kadid(tmp_path, None, 1, agreement_room.as_they_are, torch.device("cpu"))
+    assert sorted(names) == ["0.png", "1.png", "2.png", "3.png", "r.png"]
+    assert sorted(held_out.opinions) == [0, 1, 2, 3]
+
+
 def test_what_the_recipe_refuses(recipe, tmp_path, capsys):
     def refused(*changes):
         assert run(recipe, tmp_path / "run", *changes) == 2
@@ -274,6 +286,28 @@ def test_the_best_weights_are_kept(tmp_path):
     resumed = fit(Tiny(), l1, Patches(), run, tmp_path / "b", evaluate=scripted([0.1, 0.6]), resume="latest")
     kept = load_file(resumed.best / "model.safetensors")
     assert all(torch.equal(kept[key], best[key]) for key in best)
+
+
+def test_a_kill_while_the_best_are_replaced_leaves_the_older(tmp_path, monkeypatch):
+    run = settings(evaluate_every=3, keep_best="score", checkpoint_every=3)
+    fit(Tiny(), l1, Patches(), run, tmp_path, evaluate=scripted([0.2, 0.7]), until=6)
+    older, rename = load_file(tmp_path / "best" / "model.safetensors"), os.rename
+
+    def killed(source, target):
+        if Path(target).name == "best":
+            raise KeyboardInterrupt  # between the two renames
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(Tiny(), l1, Patches(), run, tmp_path, evaluate=scripted([0.8]), resume="latest")
+    assert not (tmp_path / "best").exists()
+    monkeypatch.undo()
+    clean(tmp_path)
+    verify(tmp_path / "best")
+    kept = load_file(tmp_path / "best" / "model.safetensors")
+    assert all(torch.equal(kept[key], older[key]) for key in older)
+    assert not list(tmp_path.glob(".tmp-*"))
 
 
 def test_the_best_weights_are_those_that_were_measured(tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -36,12 +37,18 @@ class LatentPairs(Dataset[dict[str, Any]]):
 
     def __init__(self, pairs: DistortedPairs, folder: Path, identity: str, factor: int) -> None:
         self.pairs, self.folder, self.identity, self.factor = pairs, folder, identity, factor
+        # 16 bytes each, for a million references are read for their names once only; zeros: not read yet.
+        self._names = np.zeros((len(pairs.references), 16), np.uint8)
 
     def file(self, reference: int) -> Path:
-        """Where a reference's latents are: named by a digest of its pixels and of ``identity``."""
-        square = self.pairs.square_of(reference)
-        digest = hashlib.sha256(self.identity.encode() + b"\0" + square.tobytes()).hexdigest()
-        return self.folder / f"{digest[:32]}.safetensors"
+        """Where a reference's latents are: named by a digest of its pixels, its distortions and ``identity``."""
+        if not self._names[reference].any():
+            # Which distortion a single one is depends on the place in the list, and that on how many were chosen.
+            made = [pair[1:] for pair in self.pairs.of(reference)]
+            head = json.dumps([self.identity, made]).encode()
+            digest = hashlib.sha256(head + b"\0" + self.pairs.square_of(reference).tobytes()).digest()
+            self._names[reference] = np.frombuffer(digest[:16], np.uint8)
+        return self.folder / f"{self._names[reference].tobytes().hex()}.safetensors"
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -79,6 +86,7 @@ def encode_pairs(
     identity: dict[str, Any],
     device: torch.device,
     batch: int = 16,
+    share: tuple[int, int] = (0, 1),
 ) -> LatentPairs:
     """Encode and label every pair that is not in the cache yet. Interrupted, it goes on where it was.
 
@@ -90,6 +98,7 @@ def encode_pairs(
         identity: names the encoder and the teacher, by hashes.
         device: where both compute.
         batch: images at a time.
+        share: this process's number and how many there are: each encodes its part. Wait for all before reading.
 
     Raises:
         DataError: an image cannot be read, or the cache cannot be written.
@@ -101,7 +110,7 @@ def encode_pairs(
     )
     for number in tqdm(range(len(pairs.references)), desc="encoding references", unit="image", disable=None):
         path = latents.file(number)
-        if path.exists():
+        if number % share[1] != share[0] or path.exists():
             continue
         reference = to_tensor(pairs.square_of(number))[None].to(device)
         arrays = [pairs.images(pair)[0] for pair in pairs.of(number)]

@@ -24,6 +24,7 @@ from milo_restore.errors import MiloRestoreError, WeightsError
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp-"
+_ASIDE = f"{_TEMPORARY}old-"
 _NAME = re.compile(r"checkpoint-(\d{6,})")
 
 
@@ -39,7 +40,11 @@ def checkpoints(output: Path) -> list[Path]:
 
 
 def clean(output: Path) -> None:
-    """Remove what a killed run left half-written."""
+    """Remove what a killed run left half-written; put back what had stepped aside for it."""
+    for path in output.glob(f"{_ASIDE}*"):
+        target = output / path.name[len(_ASIDE) :].rpartition("-")[0]
+        if not target.exists():
+            os.rename(path, target)
     for path in output.glob(f"{_TEMPORARY}*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -104,7 +109,7 @@ def writing(target: Path) -> Iterator[None]:
 
 def _replace(temporary: Path, target: Path) -> None:
     """Rename; a folder already at ``target`` steps aside first, for rename does not overwrite folders."""
-    aside = target.parent / f"{_TEMPORARY}old-{target.name}-{os.getpid()}"
+    aside = target.parent / f"{_ASIDE}{target.name}-{os.getpid()}"
     if target.exists():
         os.rename(target, aside)
     try:
@@ -203,6 +208,6 @@ def prune(output: Path, newest: Path, keep: int | None) -> None:
     old = [path for path in checkpoints(output) if step_of(path) <= step_of(newest)][:-keep]
     for path in old:
         # Renamed first: a kill halfway leaves a temporary folder, never a checkpoint with files missing.
-        aside = output / f"{_TEMPORARY}old-{path.name}-{os.getpid()}"
+        aside = output / f"{_TEMPORARY}gone-{path.name}-{os.getpid()}"  # not _ASIDE: it is not to come back
         os.rename(path, aside)
         shutil.rmtree(aside, ignore_errors=True)
