@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from milo_restore.assets.datasets import SUFFIXES
 from milo_restore.data.images import read_image, to_tensor
 from milo_restore.data.kadid import DISTORTIONS, LEVELS, distort
-from milo_restore.data.keys import SampleKey, keyed_rng
+from milo_restore.data.keys import SampleKey, epoch_order, keyed_rng
 from milo_restore.errors import ConfigError, DataError
 
 ALL_DISTORTIONS = tuple(kind.number for kind in DISTORTIONS)
@@ -146,7 +146,7 @@ class DistortedPairs(Dataset[dict[str, Any]]):
     def at(self, position: int) -> Pair:
         """The pair at ``position`` of the run."""
         epoch, place = divmod(position, len(self))
-        return self.pair(int(_order(self.seed, epoch, len(self))[place]))
+        return self.pair(int(epoch_order(self.seed, epoch, len(self))[place]))
 
     def square_of(self, reference: int) -> NDArray[np.uint8]:
         """A reference image's square, (square, square, 3) uint8. Not to be written to.
@@ -186,8 +186,3 @@ class DistortedPairs(Dataset[dict[str, Any]]):
     def _read_square(self, number: int) -> NDArray[np.uint8]:
         reference = self.references[number]
         return centre_square(read_image(reference) if isinstance(reference, Path) else reference[1], self.square)
-
-
-@functools.lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    return keyed_rng(seed, "epoch", epoch).permutation(count)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class SampleKey(NamedTuple):
@@ -41,3 +43,9 @@ def keyed_rng(seed: int, stream: str, *key: int) -> np.random.Generator:
     digest = hashlib.sha256(stream.encode() + b"\0" + b"".join(words)).digest()
     entropy = np.frombuffer(digest, dtype="<u4").astype(np.uint32)
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy.tolist())))
+
+
+@functools.lru_cache(maxsize=2)  # a step may straddle two epochs; a large set's order takes tens of megabytes
+def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """The order in which an epoch visits ``count`` samples: a permutation of 0 to count - 1. Not to be written to."""
+    return keyed_rng(seed, "epoch", epoch).permutation(count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from milo_restore.data.keys import SampleKey, keyed_rng
+from milo_restore.data.keys import SampleKey, epoch_order, keyed_rng
 from milo_restore.data.noise import draw_noise, noise_range
 from milo_restore.errors import ConfigError, DataError
 
@@ -101,7 +100,7 @@ class NoisyPatches(Dataset[dict[str, Any]]):
     def image_number(self, position: int) -> int:
         """Which image the sample at ``position`` of the run comes from."""
         epoch, place = divmod(position, len(self.images))
-        return int(_order(self.seed, epoch, len(self.images))[place])
+        return int(epoch_order(self.seed, epoch, len(self.images))[place])
 
     def _own_share(self, step: int) -> np.float32:
         """How much of a mixed patch is its own at this step; 1 where nothing is mixed."""
@@ -140,8 +139,3 @@ def orient(image: NDArray[Any], number: int) -> NDArray[Any]:
     """One of the eight orientations of an (H, W, C) array, as a view: quarter turns, from 4 on mirrored first."""
     turned = image[:, ::-1] if number >= 4 else image
     return np.rot90(turned, number % 4)
-
-
-@functools.lru_cache(maxsize=8)
-def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    return keyed_rng(seed, "epoch", epoch).permutation(count)
