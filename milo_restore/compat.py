@@ -1,4 +1,4 @@
-"""The one place that makes PyPI's basicsr importable beside today's torchvision.
+"""The one place that makes PyPI's basicsr importable beside today's torchvision, and knows the other one of its name.
 
 basicsr 1.4.2 (its newest release) imports ``rgb_to_grayscale`` from ``torchvision.transforms.functional_tensor``
 in ``basicsr/data/degradations.py``. torchvision removed that private module in 0.17, so ``import basicsr`` fails.
@@ -11,6 +11,9 @@ from __future__ import annotations
 import importlib.util
 import sys
 import types
+from pathlib import Path
+
+from milo_restore.errors import ConfigError
 
 _GONE = "torchvision.transforms.functional_tensor"
 
@@ -27,6 +30,32 @@ def make_basicsr_importable() -> None:
     module = types.ModuleType(_GONE, "Stand-in made by milo_restore.compat for basicsr 1.4.2.")
     module.rgb_to_grayscale = rgb_to_grayscale  # type: ignore[attr-defined]
     sys.modules[_GONE] = module
+
+
+def is_restormer_fork(package: Path) -> bool:
+    """Whether a folder ``basicsr`` is the fork inside the Restormer repository: only that has ``models/losses``."""
+    return (package / "models" / "losses").is_dir()
+
+
+def forks_on_path() -> list[Path]:
+    """The folders ``basicsr`` on Python's path that are Restormer's fork, in use or not."""
+    packages = [Path(entry or ".") / "basicsr" for entry in sys.path]
+    return [package for package in packages if is_restormer_fork(package)]
+
+
+def refuse_restormer_fork() -> None:
+    """Stop where ``import basicsr`` would give Restormer's fork, or nothing.
+
+    Raises:
+        ConfigError: saying which, and what to do.
+    """
+    spec = importlib.util.find_spec("basicsr")
+    if spec is None:
+        raise ConfigError("no basicsr can be imported", mend="pip install basicsr==1.4.2")
+    for place in spec.submodule_search_locations or []:
+        if is_restormer_fork(Path(place)):
+            mend = "Take Restormer's folder off PYTHONPATH, or use another environment, and pip install basicsr==1.4.2"
+            raise ConfigError("is Restormer's fork of basicsr, not PyPI's", where=place, mend=mend)
 
 
 make_basicsr_importable()

@@ -105,19 +105,18 @@ def check_basicsr() -> list[Finding]:
     spec = importlib.util.find_spec("basicsr")
     if spec is None:
         return [Finding("bad", "no basicsr can be imported", "pip install basicsr==1.4.2")]
+    from milo_restore.compat import forks_on_path, is_restormer_fork
+
     places = [Path(place) for place in spec.submodule_search_locations or []]
     findings = []
     if any(is_restormer_fork(place) for place in places):
         mend = "Take Restormer's folder off PYTHONPATH, or use a separate environment, and pip install basicsr==1.4.2"
         return [Finding("bad", f"{places[0]} is Restormer's fork of basicsr, not PyPI's", mend)]
     loaded = {place.resolve() for place in places}
-    for fork in _forks_on_path():
+    for fork in forks_on_path():
         if fork.resolve() not in loaded:
             mend = "Python takes PyPI's basicsr, silently, whatever PYTHONPATH says: use two separate environments"
             findings.append(Finding("note", f"{fork} is Restormer's fork of basicsr, and is not the one in use", mend))
-    from milo_restore import compat
-
-    compat.make_basicsr_importable()
     module = sys.modules.get("torchvision.transforms.functional_tensor")
     stand_in = module is not None and getattr(module, "__file__", None) is None
     try:
@@ -127,16 +126,6 @@ def check_basicsr() -> list[Finding]:
         return [*findings, Finding("bad", f"basicsr in {places[0]} fails to import ({_first_line(error)})", mend)]
     how = "with milo_restore.compat's stand-in for torchvision.transforms.functional_tensor" if stand_in else "as it is"
     return [*findings, Finding("ok", f"basicsr {_version('basicsr')} in {places[0]} imports {how}")]
-
-
-def is_restormer_fork(package: Path) -> bool:
-    """Whether a folder ``basicsr`` is the fork inside the Restormer repository: only that has ``models/losses``."""
-    return (package / "models" / "losses").is_dir()
-
-
-def _forks_on_path() -> list[Path]:
-    packages = [Path(entry or ".") / "basicsr" for entry in sys.path]
-    return [package for package in packages if is_restormer_fork(package)]
 
 
 def check_devices() -> list[Finding]:

@@ -17,7 +17,7 @@ GROUND = {"errors", "__init__"}  # __init__: for __version__; what it imports on
 LOW = GROUND | {"config", "assets", "compat", "output", "state_file"}
 ROOMS = {
     "errors": set(),
-    "compat": set(),
+    "compat": GROUND,
     "output": GROUND,
     "config": GROUND,
     "assets": GROUND,
@@ -70,7 +70,10 @@ def imports(path, tree):
 def our_rooms(names):
     """Which of our rooms these dotted names reach into."""
     known = set(ROOMS) | TOP
-    homes = {"MILO": "metric", "LatentMILO": "metric", "Restormer": "models"}
+    homes = {
+        "MILO": "metric", "LatentMILO": "metric",
+        "Restormer": "models", "IRControlNet": "models", "DiffBIRPipeline": "models",
+    }  # fmt: skip
     for line, name in names:
         parts = name.split(".")
         if parts[0] != "milo_restore":

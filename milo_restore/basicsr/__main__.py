@@ -1,0 +1,25 @@
+"""``python -m milo_restore.basicsr -opt FILE.yml``, also under torchrun and accelerate launch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from milo_restore.basicsr.launch import run
+from milo_restore.basicsr.options import add_options
+from milo_restore.errors import MiloRestoreError
+
+
+def main() -> int:
+    """Read the command line, train, and turn a user's error into one line."""
+    parser = argparse.ArgumentParser(prog="python -m milo_restore.basicsr", description="Train with BasicSR and MILO.")
+    add_options(parser)
+    try:
+        return run(parser.parse_args())
+    except MiloRestoreError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
