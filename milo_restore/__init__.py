@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from milo_restore.loss import Curriculum, L1Loss, LatentMILOLoss, LPIPSLoss, MILOLoss
     from milo_restore.metric import MILO, LatentMILO
+    from milo_restore.models.diffbir import DiffBIRPipeline, IRControlNet
     from milo_restore.models.restormer import Restormer
 
 __version__ = "0.1.0"
@@ -24,9 +25,23 @@ _HOMES = {
     "LPIPSLoss": "milo_restore.loss",
     "Curriculum": "milo_restore.loss",
     "Restormer": "milo_restore.models.restormer",
+    # diffusers, too, finds the classes of a saved pipeline by their name here.
+    "IRControlNet": "milo_restore.models.diffbir.control",
+    "DiffBIRPipeline": "milo_restore.models.diffbir.pipeline",
 }
 
-__all__ = ["MILO", "Curriculum", "L1Loss", "LPIPSLoss", "LatentMILO", "LatentMILOLoss", "MILOLoss", "Restormer"]
+__all__ = [
+    "MILO",
+    "Curriculum",
+    "DiffBIRPipeline",
+    "IRControlNet",
+    "L1Loss",
+    "LPIPSLoss",
+    "LatentMILO",
+    "LatentMILOLoss",
+    "MILOLoss",
+    "Restormer",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -46,6 +46,16 @@ COMMANDS = {
         "measure how well full-reference metrics follow people's opinions",
         "milo-restore correlate --dataset tid2013 --root tid2013/ --metrics milo psnr lpips --csv table.csv",
     ),
+    "convert": Command(
+        "milo_restore.cli.convert",
+        "convert DiffBIR's official checkpoints to diffusers folders",
+        "milo-restore convert diffbir v2.pth --base v2-1_512-ema-pruned.ckpt --out diffbir-v2/",
+    ),
+    "basicsr": Command(
+        "milo_restore.cli.basicsr",
+        "train from an existing BasicSR configuration, with MILO in place of its pixel loss or as it is",
+        "milo-restore basicsr -opt train_SwinIR.yml --loss milo-cosine",
+    ),
     "assets": Command(
         "milo_restore.cli.assets",
         "list, fetch and verify weights and data sets",

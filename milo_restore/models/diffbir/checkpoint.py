@@ -1,0 +1,128 @@
+"""Reading checkpoints in the original latent-diffusion format, and telling their parts apart.
+
+Formats met: DiffBIR's control network alone (v2, v2.1, ``v1_general.pth``, ``v1_face.pth``, and what its training
+writes), DiffBIR v1's whole model (``general_full_v1.ckpt``), and Stable Diffusion in one file.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from milo_restore.errors import WeightsError
+
+State = dict[str, Tensor]
+
+_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
+_NAMED = 6
+_PREFIXES = {
+    "control_model.": "control",
+    "model.diffusion_model.": "unet",
+    "first_stage_model.": "vae",
+    "cond_stage_model.model.": "text_encoder",
+    "cond_encoder.": "condition_encoder",
+    "preprocess_model.": "cleaner",
+}
+# What a latent-diffusion model stores beside its networks: the noise schedule, which we make from its parameters, and
+# a running average of the UNet, which DiffBIR does not read.
+_SCHEDULE = {
+    "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_variance",
+    "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2", "lvlb_weights", "logvar",
+}  # fmt: skip
+
+
+@dataclass
+class Parts:
+    """The networks of one checkpoint, each with its keys as the network itself names them.
+
+    Attributes:
+        path: the file.
+        networks: by name: ``control``, ``unet``, ``vae``, ``text_encoder``, ``condition_encoder`` (v1's copy of the
+            VAE's encoder) and ``cleaner`` (v1's SwinIR).
+        left_out: the keys that no network has a use for.
+    """
+
+    path: Path
+    networks: dict[str, State] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+
+def read_parts(path: Path) -> Parts:
+    """Read a checkpoint and split it.
+
+    Raises:
+        WeightsError: the file is missing or unreadable, or has keys that belong to none of the known parts.
+    """
+    state = read_checkpoint(path)
+    if "input_blocks.0.0.weight" in state:  # the control network alone
+        return Parts(path, {"control": state})
+    parts, strange = Parts(path), []
+    for key, value in state.items():
+        prefix = next((prefix for prefix in _PREFIXES if key.startswith(prefix)), None)
+        if prefix is not None:
+            parts.networks.setdefault(_PREFIXES[prefix], {})[key[len(prefix) :]] = value
+        elif key in _SCHEDULE or key.startswith("model_ema."):
+            parts.left_out.append(key)
+        else:
+            strange.append(key)
+    if strange or not parts.networks:
+        mend = "Expected DiffBIR's or Stable Diffusion 2.1's, in the original format"
+        raise WeightsError(f"{len(strange)} keys of no known network: {shortened(strange)}", where=path, mend=mend)
+    return parts
+
+
+def read_checkpoint(path: Path) -> State:
+    """The tensors of a file, without Lightning's wrapping (``state_dict``) and that of parallel training (``module.``).
+
+    Raises:
+        WeightsError: it is missing, of another kind, damaged, or holds anything but tensors.
+    """
+    if not path.is_file():
+        raise WeightsError("no such checkpoint", where=path, mend=f"Give a file ending in {', '.join(_SUFFIXES)}")
+    if path.suffix not in _SUFFIXES:
+        raise WeightsError(f"unknown suffix {path.suffix!r}", where=path, mend=f"Known: {', '.join(_SUFFIXES)}")
+    try:
+        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    except pickle.UnpicklingError as error:
+        mend = "Fetch it again; or, where it holds more than tensors, take the .safetensors of the same model"
+        raise WeightsError("is damaged, or holds objects that are no weights", where=path, mend=mend) from error
+    except (OSError, EOFError, KeyError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise WeightsError(f"unreadable ({reason})", where=path, mend="Fetch it again") from error
+    while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise WeightsError("holds no dictionary of tensors, nor one under 'state_dict'", where=path)
+    if all(key.startswith("module.") for key in content):
+        content = {key.removeprefix("module."): value for key, value in content.items()}
+    return content
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _read_torch(path: Path) -> Any:
+    try:  # without holding the whole file in memory
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError:  # written by a PyTorch before 1.6, which cannot be mapped
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:  # not a subclass of anything the caller expects
+        raise ValueError(str(error)) from error
