@@ -11,7 +11,9 @@ import argparse
 import json
 from pathlib import Path
 
+from milo_restore.bench.diffusion import WIDTHS, Networks, format_diffusion_report, run_diffusion_bench
 from milo_restore.bench.losses import BenchSettings, format_report, run_bench
+from milo_restore.bench.swinir import PATCH, format_swinir_report, run_swinir_bench
 from milo_restore.bench.training import format_training_report, run_training_bench
 from milo_restore.errors import ConfigError
 from milo_restore.output import check_target, write_text
@@ -19,10 +21,14 @@ from milo_restore.output import check_target, write_text
 __all__ = [
     "BenchSettings",
     "add_arguments",
+    "format_diffusion_report",
     "format_report",
+    "format_swinir_report",
     "format_training_report",
     "main",
     "run_bench",
+    "run_diffusion_bench",
+    "run_swinir_bench",
     "run_training_bench",
 ]
 
@@ -38,6 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default=default.device, help="cpu, cuda, cuda:1, ... (default: %(default)s)")
     parser.add_argument("--plain", type=Path, default=None, help="tests/plain_milo.py of a source checkout")
     parser.add_argument("--training", action="store_true", help="measure MILO's own training instead")
+    parser.add_argument("--diffusion", action="store_true", help="measure DiffBIR's training losses instead")
+    parser.add_argument("--swinir", action="store_true", help="measure a training iteration of SwinIR-light instead")
+    help_ = "of --diffusion: sd is SD 2.1's size and takes 10 GB (default: quarter, of its channels; --quick: tiny)"
+    parser.add_argument("--networks", choices=sorted(WIDTHS), default=None, help=help_)
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="also write the numbers there")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs; times mean nothing")
 
@@ -49,7 +59,7 @@ def main(arguments: argparse.Namespace) -> int:
         ConfigError: an option is wrong.
         WeightsError: MILO's weights cannot be had.
     """
-    size = arguments.size or ("64x64" if arguments.quick else "512x384")
+    size = arguments.size or _default_size(arguments)
     width, cross, height = size.partition("x")
     if not (cross and width.isdigit() and height.isdigit()):
         raise ConfigError(f"{size!r} is not a size", where="--size", mend="Give width x height, as in 512x384")
@@ -66,7 +76,14 @@ def main(arguments: argparse.Namespace) -> int:
         plain=arguments.plain,
         quick=arguments.quick,
     )
-    if arguments.training:
+    if arguments.diffusion:
+        networks: Networks = arguments.networks or ("tiny" if arguments.quick else "quarter")
+        report = run_diffusion_bench(settings, networks)
+        print(format_diffusion_report(report))
+    elif arguments.swinir:
+        report = run_swinir_bench(settings)
+        print(format_swinir_report(report))
+    elif arguments.training:
         report = run_training_bench(settings)
         print(format_training_report(report))
     else:
@@ -75,3 +92,10 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         write_text(arguments.json, json.dumps(report, indent=2) + "\n")
     return 0
+
+
+def _default_size(arguments: argparse.Namespace) -> str:
+    if arguments.swinir:
+        return f"{PATCH}x{PATCH}"
+    sizes = ("128x128", "512x512") if arguments.diffusion else ("64x64", "512x384")
+    return sizes[0 if arguments.quick else 1]

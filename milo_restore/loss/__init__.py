@@ -1,13 +1,17 @@
-"""Restoration losses in one signature: ``loss(prediction, target, weight=None, *, step=None)``."""
+"""Restoration losses in one signature, ``loss(prediction, target, weight=None, *, step=None)``, and diffusion's own."""
 
 from milo_restore.loss.baselines import L1Loss, LPIPSLoss, RestorationLoss
 from milo_restore.loss.build import LossSettings, build_loss
 from milo_restore.loss.curriculum import Curriculum, CurriculumKind
+from milo_restore.loss.diffusion import DiffusionLoss, DiffusionLossSettings
 from milo_restore.loss.milo import LatentMILOLoss, MILOLoss
+from milo_restore.loss.parametrization import clean_latent, prediction_target
 
 __all__ = [
     "Curriculum",
     "CurriculumKind",
+    "DiffusionLoss",
+    "DiffusionLossSettings",
     "L1Loss",
     "LPIPSLoss",
     "LatentMILOLoss",
@@ -15,4 +19,6 @@ __all__ = [
     "MILOLoss",
     "RestorationLoss",
     "build_loss",
+    "clean_latent",
+    "prediction_target",
 ]

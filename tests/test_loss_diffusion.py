@@ -1,0 +1,342 @@
+"""Diffusion's loss: the clean latent, the mask's weights, Min-SNR, what is refused, and what it costs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
+from diffusers.training_utils import compute_snr
+from safetensors.torch import save_file
+
+from milo_restore import LatentMILO, bench
+from milo_restore.config import load_config
+from milo_restore.errors import ConfigError, DataError, MiloRestoreError
+from milo_restore.loss import DiffusionLoss, DiffusionLossSettings, clean_latent, prediction_target
+from milo_restore.loss.parametrization import min_snr_weight
+
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+
+
+def schedule(kind, zero_snr=False, cls=DDPMScheduler):
+    return cls(**SD, prediction_type=kind, rescale_betas_zero_snr=zero_snr)
+
+
+EPS, V = schedule("epsilon"), schedule("v_prediction", zero_snr=True)
+SAID = [EPS, schedule("v_prediction"), V, schedule("sample"), schedule("v_prediction", True, DDIMScheduler)]
+IDS = ["eps", "v", "v-zero-snr", "sample", "v-zero-snr-ddim"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """LatentMILO with random weights whose mask leaves 0.5 far enough to tell things apart."""
+    torch.manual_seed(0)
+    state = LatentMILO().state_dict()
+    for key in ("mask_network.8.weight", "mask_network.0.weight"):
+        state[key] *= 6
+    path = tmp_path_factory.mktemp("weights") / "latent.safetensors"
+    save_file(state, path)
+    return str(path)
+
+
+@pytest.fixture
+def milo(weights):
+    return DiffusionLossSettings(weights=weights)
+
+
+class Batch:
+    """Latents at several noise levels and a prediction that is off by a third."""
+
+    def __init__(self, scheduler, timesteps=(0, 400, 999), side=16, error=0.3):
+        generator = torch.Generator().manual_seed(5)
+        shape = (len(timesteps), 4, side, side + 5)
+        self.z0, self.noise, off = (torch.randn(shape, generator=generator) for _ in range(3))
+        self.timesteps = torch.tensor(timesteps)
+        self.z_t = scheduler.add_noise(self.z0, self.noise, self.timesteps)
+        self.target = prediction_target(scheduler, self.z0, self.noise, self.timesteps)
+        self.prediction = self.target + error * off
+
+    def __call__(self, loss, prediction=None, step=None):
+        said = self.prediction if prediction is None else prediction
+        return loss(said, self.z_t, self.z0, self.noise, self.timesteps, step=step)
+
+    def mask(self, loss):
+        return loss.mask(self.prediction, self.z_t, self.z0, self.timesteps)
+
+
+def with_mask(loss, value):
+    """The same loss, its mask network saying ``value`` everywhere."""
+    loss.metric.predict_mask = lambda image, _: value * loss.metric.n_scales * torch.ones_like(image[:, :1])
+    return loss
+
+
+@pytest.mark.parametrize("scheduler", SAID, ids=IDS)
+def test_the_clean_latent_of_an_exact_prediction_is_z0(scheduler):
+    batch = Batch(scheduler, range(1000), side=4)
+    z0_hat = clean_latent(scheduler, batch.target, batch.z_t, batch.timesteps)
+    assert z0_hat.dtype == torch.float32
+    error = (z0_hat - batch.z0).abs().amax((1, 2, 3))
+    assert error[:400].max() < 5e-6
+    assert error.max() < 5e-5  # eps at t = 999: float32's 1e-7 of z_t up to 4, times 14.6
+    if scheduler.config.rescale_betas_zero_snr:
+        assert scheduler.alphas_cumprod[-1] == 0
+        assert torch.equal(z0_hat[999], batch.z0[999])
+
+
+@pytest.mark.parametrize("scheduler", SAID[:4], ids=IDS[:4])
+def test_formulas_are_the_schedulers(scheduler):
+    scheduler.set_timesteps(1000)
+    for t in (0, 1, 250, 998, 999):
+        batch = Batch(scheduler, [t], side=4)
+        step = scheduler.step(batch.prediction, t, batch.z_t).pred_original_sample
+        ours = clean_latent(scheduler, batch.prediction, batch.z_t, batch.timesteps)
+        torch.testing.assert_close(ours, step, atol=1e-6, rtol=1e-5)
+        if scheduler.config.prediction_type == "v_prediction":
+            velocity = scheduler.get_velocity(batch.z0, batch.noise, batch.timesteps)
+            torch.testing.assert_close(batch.target, velocity, atol=1e-6, rtol=1e-6)
+
+
+def test_the_clean_latent_amplifies_the_error_as_documented():
+    for scheduler, gain in ((EPS, 14.6), (V, 1.0)):
+        batch = Batch(scheduler, [999])
+        z0_hat = clean_latent(scheduler, batch.prediction, batch.z_t, batch.timesteps)
+        measured = (z0_hat - batch.z0).norm() / (batch.prediction - batch.target).norm()
+        assert measured.item() == pytest.approx(gain, rel=2e-3)
+
+
+def test_half_precision_and_autocast_change_only_the_prediction(milo):
+    for scheduler in (EPS, V, schedule("sample")):
+        batch = Batch(scheduler)
+        loss = DiffusionLoss(milo, scheduler, 1)
+        for dtype in (torch.float16, torch.bfloat16):
+            said = batch.prediction.to(dtype)
+            expected = batch(loss, said.float())
+            assert batch(loss, said).dtype == torch.float32
+            assert clean_latent(scheduler, said, batch.z_t, batch.timesteps).dtype == torch.float32
+            assert torch.equal(batch(loss, said), expected)
+            with torch.autocast("cpu", torch.bfloat16):
+                assert torch.equal(batch(loss, said), expected)
+            halves = [x.to(dtype) for x in (batch.prediction, batch.z_t, batch.z0, batch.noise)]
+            assert loss(*halves, batch.timesteps).item() == pytest.approx(expected.item(), rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["mse", "mae"])
+@pytest.mark.parametrize("scheduler", [EPS, V], ids=["eps", "v"])
+def test_a_mask_of_one_is_the_plain_loss(milo, kind, scheduler):
+    batch = Batch(scheduler)
+    function = {"mse": F.mse_loss, "mae": F.l1_loss}[kind]
+    plain = batch(DiffusionLoss(DiffusionLossSettings(kind=kind), scheduler, 1))
+    assert torch.equal(plain, function(batch.prediction, batch.target))
+    settings = replace(milo, power={"mse": 2, "mae": 1}[kind])
+    for more in ({}, {"normalize": True}, {"noise_blend": 2.0}, {"mask_gradient": True}):
+        masked = with_mask(DiffusionLoss(replace(settings, **more), scheduler, 1), 1.0)
+        assert torch.equal(batch(masked), plain)
+    end = with_mask(DiffusionLoss(replace(settings, curriculum="cosine"), scheduler, 50), 1.0)
+    assert torch.equal(batch(end, step=50), plain)
+    factor = DiffusionLoss(DiffusionLossSettings(kind=kind, loss_weight=0.5), scheduler, 1)
+    assert torch.equal(batch(factor), 0.5 * plain)
+
+
+def test_the_mask_is_latent_milos_on_the_clean_latents(milo):
+    batch = Batch(V)
+    loss = DiffusionLoss(milo, V, 1)
+    z0_hat = clean_latent(V, batch.prediction, batch.z_t, batch.timesteps)
+    m = LatentMILO.from_pretrained(milo.weights).mask(z0_hat, reference=batch.z0) / 4
+    assert torch.equal(batch.mask(loss), m)
+    assert m.shape == (3, 1, 16, 21)
+    assert 0 < m.min() < m.max() < 1
+    assert m.std() > 0.01
+    residual = batch.prediction - batch.target
+    torch.testing.assert_close(batch(loss), (m * residual**2).mean())
+    torch.testing.assert_close(batch(DiffusionLoss(replace(milo, power=1), V, 1)), (m * residual.abs()).mean())
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_the_curriculum_goes_from_the_invisible_to_the_visible(milo, kind):
+    batch = Batch(V)
+    loss = DiffusionLoss(replace(milo, curriculum=kind), V, 200)
+    m, square = batch.mask(loss), (batch.prediction - batch.target) ** 2
+    for step in (0, 50, 200, 999):
+        t = min(step / 200, 1)
+        a = t if kind == "linear" else (1 - math.cos(math.pi * t)) / 2
+        assert loss.position(step) == pytest.approx(a)
+        torch.testing.assert_close(batch(loss, step=step), (((1 - a) * (1 - m) + a * m) * square).mean())
+    torch.testing.assert_close(batch(loss, step=0), ((1 - m) * square).mean())
+    assert torch.equal(batch(loss, step=200), batch(DiffusionLoss(milo, V, 1)))
+    with pytest.raises(ConfigError, match="step"):
+        batch(loss)
+
+
+def test_normalized_weights_have_mean_one_and_blended_ones_go_to_one(milo):
+    batch = Batch(V)
+    arguments = (batch.prediction, batch.z_t, batch.z0, batch.timesteps)
+    plain = DiffusionLoss(milo, V, 1).pixel_weights(*arguments)
+    normalized = DiffusionLoss(replace(milo, normalize=True), V, 1).pixel_weights(*arguments)
+    torch.testing.assert_close(normalized, plain / plain.mean((1, 2, 3), keepdim=True))
+    for k in (1.0, 4.0):
+        blended = DiffusionLoss(replace(milo, noise_blend=k), V, 1).pixel_weights(*arguments)
+        b = ((1 - V.alphas_cumprod[batch.timesteps]) ** (k / 2)).view(-1, 1, 1, 1)
+        torch.testing.assert_close(blended, (1 - b) * plain + b)
+        torch.testing.assert_close(blended[2], torch.ones_like(blended[2]))  # pure noise at t = 999
+        assert (blended[0] - plain[0]).abs().max() < 0.05
+        early = DiffusionLoss(replace(milo, noise_blend=k, curriculum="linear"), V, 9).pixel_weights(*arguments, step=0)
+        torch.testing.assert_close(early, (1 - b) * (1 - plain) + b)
+
+
+@pytest.mark.parametrize("scheduler", SAID[:4], ids=IDS[:4])
+def test_min_snr_is_the_published_weight(milo, scheduler):
+    timesteps = torch.arange(999)  # compute_snr divides by sigma and we by snr: both exist up to here
+    snr = compute_snr(scheduler, timesteps)
+    least = torch.stack([snr, torch.full_like(snr, 5.0)]).amin(0)
+    over = {"epsilon": snr, "v_prediction": snr + 1, "sample": 1}[scheduler.config.prediction_type]
+    ours = min_snr_weight(scheduler, timesteps, 5.0)
+    assert ours.shape == (999, 1, 1, 1)
+    torch.testing.assert_close(ours.flatten(), least / over, rtol=2e-5, atol=1e-7)
+
+    batch = Batch(scheduler, (10, 500))
+    factor = (least / over)[[10, 500]].view(-1, 1, 1, 1)
+    square = (batch.prediction - batch.target) ** 2
+    for settings in (DiffusionLossSettings(kind="mse", snr_gamma=5.0), replace(milo, snr_gamma=5.0)):
+        loss = DiffusionLoss(settings, scheduler, 1)
+        m = batch.mask(loss) if settings.kind == "milo" else 1.0
+        torch.testing.assert_close(batch(loss), (factor * m * square).mean(), rtol=2e-5, atol=1e-7)
+
+
+def test_min_snr_at_zero_snr_is_zero_not_nan():
+    batch = Batch(V, [999])
+    assert batch(DiffusionLoss(DiffusionLossSettings(kind="mse", snr_gamma=5.0), V, 1)).item() == 0
+
+
+def test_the_gradient_reaches_the_prediction_only(milo):
+    gradients = {}
+    for name, settings in {
+        "mse": DiffusionLossSettings(kind="mse"),
+        "milo": milo,
+        "through": replace(milo, mask_gradient=True),
+    }.items():
+        batch = Batch(EPS)
+        for tensor in (batch.prediction, batch.z_t, batch.z0, batch.noise):
+            tensor.requires_grad_()
+        loss = DiffusionLoss(settings, EPS, 1)
+        batch(loss).backward()
+        assert (batch.z_t.grad, batch.z0.grad, batch.noise.grad) == (None, None, None)
+        assert list(loss.parameters()) == []
+        assert loss.state_dict() == {}
+        gradients[name] = batch.prediction.grad
+    batch = Batch(EPS)
+    m = batch.mask(DiffusionLoss(milo, EPS, 1))
+    by_hand = 2 * m * (batch.prediction - batch.target) / batch.z0.numel()
+    torch.testing.assert_close(gradients["milo"], by_hand, rtol=1e-5, atol=1e-9)
+    assert torch.cosine_similarity(gradients["milo"].flatten(), gradients["through"].flatten(), dim=0) < 0.999
+
+
+def test_a_diverged_prediction_is_left_to_the_training_loop(milo):
+    for scheduler in (EPS, V):
+        for through in (False, True):
+            batch = Batch(scheduler)
+            loss = DiffusionLoss(replace(milo, mask_gradient=through), scheduler, 1)
+            assert batch(loss, 1e4 * batch.prediction).isfinite()
+            batch.prediction[1, 0, 3, 3] = float("nan")
+            assert batch(loss).isnan()
+
+
+def test_schedules_without_a_clean_latent_are_refused():
+    mse = DiffusionLossSettings(kind="mse")
+    zero = schedule("epsilon", zero_snr=True)
+    nearly = schedule("epsilon")
+    nearly.alphas_cumprod = nearly.alphas_cumprod.clone()
+    nearly.alphas_cumprod[-1] = 2**-24
+    for scheduler in (zero, nearly):
+        with pytest.raises(ConfigError, match="v_prediction"):
+            DiffusionLoss(mse, scheduler, 1)
+    batch = Batch(V)
+    with pytest.raises(ConfigError, match="no signal"):
+        clean_latent(zero, batch.prediction, batch.z_t, batch.timesteps)
+    with pytest.raises(ConfigError, match="variance"):
+        DiffusionLoss(mse, EulerDiscreteScheduler(beta_schedule="scaled_linear"), 1)
+    unknown = schedule("epsilon")
+    unknown.register_to_config(prediction_type="flow")
+    with pytest.raises(ConfigError, match="'flow'"):
+        DiffusionLoss(mse, unknown, 1)
+
+
+def test_wrong_shapes_and_timesteps_are_refused_in_one_line(milo):
+    good = Batch(V)
+    loss = DiffusionLoss(milo, V, 1)
+
+    def refused(match, **changes):
+        values = {k: getattr(good, k) for k in ("prediction", "z_t", "z0", "noise", "timesteps")} | changes
+        with pytest.raises(DataError, match=match) as error:
+            loss(**values)
+        assert "\n" not in str(error.value)
+
+    refused("prediction.*z_t", prediction=torch.randn(3, 8, 16, 21))
+    refused("z0.*shapes differ", z0=good.z0[:1])
+    refused("noise.*shapes differ", noise=good.noise[..., :1])
+    refused("floating point", prediction=good.prediction.int())
+    refused("one per sample", timesteps=torch.tensor([5]))
+    refused("one per sample", timesteps=torch.tensor(5))
+    refused("whole numbers", timesteps=torch.tensor([0.1, 0.2, 0.3]))
+    refused("between 0 and 999, got 3 to 1000", timesteps=torch.tensor([3, 1000, 7]))
+    refused("between 0 and 999, got -1", timesteps=torch.tensor([3, -1, 7]))
+    refused("scaling_factor", z0=good.z0 / 0.01)
+    small = [x[..., :8, :8] for x in (good.prediction, good.z_t, good.z0, good.noise)]
+    with pytest.raises(DataError, match="at least 16.*128 pixels"):
+        loss(*small, good.timesteps)
+    assert DiffusionLoss(DiffusionLossSettings(kind="mse"), V, 1)(*small, good.timesteps) > 0  # needs no mask
+    with pytest.raises(ConfigError, match="no mask"):
+        good.mask(DiffusionLoss(DiffusionLossSettings(kind="mse"), V, 1))
+
+
+def test_settings(tmp_path):
+    file = tmp_path / "loss.yaml"
+    file.write_text("kind: milo\npower: 1\ncurriculum: cosine\nnoise_blend: 2\nsnr_gamma: 5\nnormalize: true\n")
+    settings = load_config(DiffusionLossSettings, file)
+    assert settings.label == "milo-l1-cosine-normalized-blend2-minsnr5"
+    assert DiffusionLossSettings(mask_gradient=True).label == "milo-through"
+    assert [DiffusionLossSettings(kind=k).label for k in ("mse", "mae", "milo")] == ["mse", "mae", "milo"]
+    for words, match in (
+        (["kind=mse", "curriculum=linear"], "set kind to milo"),
+        (["kind=mae", "noise_blend=1"], "set kind to milo"),
+        (["power=3"], "power"),
+        (["snr_gamma=0"], "above 0"),
+        (["kind=huber"], "huber"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            load_config(DiffusionLossSettings, None, words)
+
+
+def test_the_loss_knows_its_weights(milo):
+    assert DiffusionLoss(milo, V, 1).weights.path == milo.weights
+    assert DiffusionLoss(DiffusionLossSettings(kind="mae"), V, 1).weights is None
+    half = DiffusionLoss(replace(milo, bfloat16=True), V, 1)
+    batch = Batch(V)
+    assert batch(half).item() == pytest.approx(batch(DiffusionLoss(milo, V, 1)).item(), rel=0.01)
+    assert batch(half) != batch(DiffusionLoss(milo, V, 1))
+
+
+def test_the_bench_measures_every_loss(weights, tmp_path, capsys):
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    file = tmp_path / "bench.json"
+    words = ["--diffusion", "--quick", "--threads", "1", "--repeats", "2", "--weights", weights]
+    assert bench.main(parser.parse_args([*words, "--json", str(file)])) == 0
+    report, printed = json.loads(file.read_text()), capsys.readouterr().out
+    rows = {row["name"]: row for row in report["losses"]}
+    assert report["latent"] == "16x16"
+    assert list(rows)[0] == "MSE"
+    for name, row in rows.items():
+        assert all(math.isfinite(row[key]) and row[key] > 0 for key in ("ms", "vs_mse", "vs_milo", "peak_mib", "step"))
+        assert any(line.startswith(name) for line in printed.splitlines())
+    latent = [row for name, row in rows.items() if "latent" in name]
+    decoded = [row for name, row in rows.items() if "decoder" in name]
+    assert (len(latent), len(decoded)) == (2, 2)
+    assert max(row["peak_mib"] for row in latent) < min(row["peak_mib"] for row in decoded) / 10
+    assert min(row["vs_milo"] for row in decoded) > 2
+    with pytest.raises(MiloRestoreError, match="multiples of 64"):
+        bench.main(parser.parse_args([*words, "--size", "200x128"]))
