@@ -1,0 +1,262 @@
+"""``milo-restore basicsr``: the swap of the loss, and what is refused before anything is written."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import REPOSITORY
+from PIL import Image
+
+from milo_restore import cli
+
+import milo_restore.basicsr  # noqa: F401  # isort: skip
+from basicsr.utils.registry import MODEL_REGISTRY
+
+from milo_restore.basicsr import checks, launch
+from milo_restore.basicsr.options import LOSSES, forced, swap_loss
+from milo_restore.errors import ConfigError, WeightsError
+
+OPTIONS = yaml.safe_load("""
+name: tiny
+model_type: SRModel
+scale: 4
+num_gpu: 0
+manual_seed: 0
+datasets:
+  train:
+    name: four
+    type: PairedImageDataset
+    dataroot_gt: gt
+    dataroot_lq: lq
+    filename_tmpl: '{}'
+    io_backend: {type: disk}
+    gt_size: 64
+    use_hflip: true
+    use_rot: true
+    num_worker_per_gpu: 0
+    batch_size_per_gpu: 2
+    dataset_enlarge_ratio: 1
+network_g: {type: MSRResNet, num_in_ch: 3, num_out_ch: 3, num_feat: 4, num_block: 1, upscale: 4}
+path: {pretrain_network_g: null, resume_state: null}
+train:
+  optim_g: {type: Adam, lr: 0.0002}
+  scheduler: {type: MultiStepLR, milestones: [2], gamma: 0.5}
+  total_iter: 4
+  pixel_opt: {type: CharbonnierLoss, loss_weight: 0.5, eps: 1.0e-12}
+logger: {print_freq: 1, save_checkpoint_freq: 2, use_tb_logger: false}
+""")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name, side in (("gt", 96), ("lq", 24)):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(tmp_path / name / f"{number}.png")
+    return tmp_path
+
+
+def changed(path, value):
+    """The options with one value changed (None: removed), named as in ``--force_yml``."""
+    options = copy.deepcopy(OPTIONS)
+    *branches, leaf = path.split(":")
+    node = options
+    for branch in branches:
+        node = node[branch]
+    if value is None:
+        del node[leaf]
+    else:
+        node[leaf] = value
+    return options
+
+
+def start(folder, options, *arguments):
+    text = options if isinstance(options, str) else yaml.safe_dump(options)
+    (folder / "options.yml").write_text(text)
+    return cli.main(["basicsr", "-opt", "options.yml", *arguments])
+
+
+# ---------------------------------------------------------------------------------------------- the swap
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_swap_keeps_the_weight_and_says_what_it_drops(name, tmp_path):
+    options = copy.deepcopy(OPTIONS)
+    line = swap_loss(options, name, "mini" if name.startswith("milo") else None, tmp_path)
+    pixel = options["train"]["pixel_opt"]
+    assert pixel.pop("loss_weight") == 0.5
+    assert pixel == {**LOSSES[name], **({"weights": "mini"} if name.startswith("milo") else {})}
+    assert line.startswith("train.pixel_opt: {type: CharbonnierLoss, loss_weight: 0.5, eps: 1.0e-12} -> {type: ")
+    assert line.endswith(f"(dropped, as {pixel['type']} does not take it: eps)")
+
+
+def test_milo_for_milo_keeps_the_other_keys(tmp_path):
+    pixel = {"type": "MILOLoss", "weights": "mini", "curriculum": "linear", "mask_gradient": False}
+    options = {"train": {"pixel_opt": dict(pixel)}}
+    swap_loss(options, "milo", None, tmp_path)
+    assert options["train"]["pixel_opt"] == {"type": "MILOLoss", "weights": "mini", "mask_gradient": False}
+    swap_loss(options, "milo-cosine", "official", tmp_path)
+    assert options["train"]["pixel_opt"] == {
+        "type": "MILOLoss", "curriculum": "cosine", "weights": "official", "mask_gradient": False,
+    }  # fmt: skip
+
+
+def test_a_run_with_another_loss_leaves_the_file_alone_and_keeps_what_ran(folder, capfd):
+    assert start(folder, OPTIONS, "--loss", "milo", "--weights", "mini", "--force_yml", "train:total_iter=1") == 0
+    assert yaml.safe_load((folder / "options.yml").read_text()) == OPTIONS
+    kept = (folder / "experiments" / "tiny" / "options.yml").read_text()
+    assert yaml.safe_load(kept)["train"]["pixel_opt"] == {"type": "MILOLoss", "weights": "mini", "loss_weight": 0.5}
+    assert "with --loss milo" in kept
+    assert "-> {type: MILOLoss, weights: mini, loss_weight: 0.5}" in capfd.readouterr().out
+    assert (folder / "experiments" / "tiny" / "models" / "net_g_latest.pth").is_file()
+
+
+# ---------------------------------------------------------------------------------------------- refusals
+
+WRONG = {
+    "model_typ": (changed("model_type", None), "missing key 'model_type'"),
+    "no train set": (changed("datasets:train", None), "missing key 'datasets.train'"),
+    "network": (changed("network_g:type", "MSRRestNet"), "knows no 'MSRRestNet'. Did you mean 'MSRResNet'?"),
+    "model": (changed("model_type", "SRModell"), "Did you mean 'SRModel'?"),
+    "loss": (changed("train:pixel_opt:type", "L1Los"), "key 'train.pixel_opt.type': BasicSR knows no 'L1Los'"),
+    "optimizer": (changed("train:optim_g:type", "AdamW"), "key 'train.optim_g.type': BasicSR knows no 'AdamW'"),
+    "scheduler": (changed("train:scheduler:type", "StepLR"), "Did you mean 'MultiStepLR'?"),
+    "number": (changed("train:optim_g:lr", "2e-4"), "key 'train.optim_g.lr': YAML reads 2e-4 as text"),
+    "data": (changed("datasets:train:dataroot_gt", "nowhere"), "key 'datasets.train.dataroot_gt': no such folder"),
+    "list": (changed("datasets:train:meta_info_file", "nowhere"), "meta_info_file': no such file: nowhere"),
+    "checkpoint": (changed("path:pretrain_network_g", "no.pth"), "key 'path.pretrain_network_g': no such file"),
+    "batch": (changed("datasets:train:batch_size_per_gpu", 5), "nothing to train on. Set dataset_enlarge_ratio to 125"),
+    "crop": (changed("datasets:train:gt_size", 128), "is 96x96, smaller than gt_size 128"),
+    "gpus": (changed("num_gpu", "two"), "'two' is neither a number of GPUs nor auto"),
+    "yaml": ("name: [tiny", "is not valid YAML"),
+    "no mapping": ("tiny", "must hold a mapping"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_file_is_refused_in_one_line_before_anything_is_written(case, folder, capfd):
+    options, message = WRONG[case]
+    assert start(folder, options) == 2
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("milo-restore: error: ")
+    assert message in error
+    assert not (folder / "experiments").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--weights", "mini"), "means nothing without --loss"),
+        (("--loss", "l1", "--weights", "mini"), "l1 takes no weights"),
+        (("--force_yml", "train:ema:decay=0.9"), "there is no branch 'train:ema'"),
+        (("--force_yml", "num_gpu"), "not of the form"),
+        (("--loss", "milo", "--weights", "none.pth"), "none.pth"),
+    ],
+)
+def test_a_wrong_command_line_is_refused(arguments, message, folder, capfd):
+    assert start(folder, OPTIONS, *arguments) == 2
+    assert message in capfd.readouterr().err
+    assert not (folder / "experiments").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpus_that_are_not_there_are_named(folder, capfd):
+    assert start(folder, changed("num_gpu", 1)) == 2
+    assert "Add --force_yml num_gpu=0" in capfd.readouterr().err
+    checks.check_options(forced(changed("num_gpu", 1), ["num_gpu=0"]), folder, 1)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "text"])
+def test_a_damaged_image_is_named(damage, folder, capfd):
+    path = folder / "gt" / "2.png"
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        content = content[: len(content) // 2]
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 255
+    else:
+        content = bytearray(b"no image")
+    path.write_bytes(content)
+    assert start(folder, OPTIONS) == 2
+    assert "2.png: is damaged or no image" in capfd.readouterr().err
+    assert not (folder / "experiments").exists()
+
+
+def test_a_run_that_would_end_early_is_told(folder):
+    options = changed("datasets:train:batch_size_per_gpu", 3)
+    options["train"]["total_iter"] = 100  # counted as 2 iterations per epoch, one is done: 51 epochs
+    assert checks.check_options(options, folder, 1) == [
+        "4 images x dataset_enlarge_ratio 1 make 1 whole batches of 3 per epoch, so BasicSR will end at iteration 51, "
+        "not 100. Set dataset_enlarge_ratio to 75 or more"
+    ]
+    options["datasets"]["train"]["dataset_enlarge_ratio"] = 75
+    assert checks.check_options(options, folder, 1) == []
+
+
+def test_a_model_of_ones_own_may_know_more(folder, monkeypatch):
+    own = type("Own", (MODEL_REGISTRY.get("SRModel"),), {"get_optimizer": lambda *a, **k: None})
+    monkeypatch.setattr(MODEL_REGISTRY, "_obj_map", {**MODEL_REGISTRY._obj_map, "Own": own})
+    options = {**changed("train:optim_g:type", "AdamW"), "model_type": "Own"}
+    assert checks.check_options(options, folder, 1) == []
+
+
+# ---------------------------------------------------------------------------------------------- around BasicSR
+
+
+def test_a_damaged_training_state_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    states = tmp_path / "experiments" / "tiny" / "training_states"
+    states.mkdir(parents=True)
+    options = {"auto_resume": True, "name": "tiny", "path": {"resume_state": None}}
+    assert launch._load_resume_state(options) is None
+    torch.save({"iter": 8, "epoch": 0}, states / "8.state")
+    (states / "10.state").write_bytes(b"cut")
+    with pytest.raises(WeightsError, match="10.state: is no readable training state"):
+        launch._load_resume_state(options)
+    (states / "10.state").unlink()
+    assert launch._load_resume_state({**options, "is_train": True}) == {"iter": 8, "epoch": 0}
+
+
+def test_torchrun_is_recognised(monkeypatch):
+    def arguments(*line):
+        parser = launch.argparse.ArgumentParser()
+        launch_options.add_options(parser)
+        return parser.parse_args(["-opt", "x.yml", *line])
+
+    from milo_restore.basicsr import options as launch_options
+
+    assert launch._launcher(arguments("--local-rank=1")) == "none"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert launch._launcher(arguments()) == "pytorch"
+    assert launch._launcher(arguments("--launcher", "none")) == "none"
+
+
+def test_restormers_fork_is_refused_by_name(tmp_path):
+    fork = tmp_path / "basicsr"
+    (fork / "models" / "losses").mkdir(parents=True)
+    code = (
+        "import importlib.util, types, milo_restore.compat; "
+        f"importlib.util.find_spec = lambda name: types.SimpleNamespace(submodule_search_locations=[{str(fork)!r}]); "
+        "import milo_restore.basicsr"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 1
+    assert f"{fork}: is Restormer's fork of basicsr, not PyPI's" in done.stderr.splitlines()[-1]
+
+
+def test_forced_values_are_read_as_basicsr_reads_them():
+    options = forced(OPTIONS, ["num_gpu=2", "train:ema_decay=0.9", "datasets:train:use_rot=false", "name=other"])
+    assert (options["num_gpu"], options["train"]["ema_decay"], options["name"]) == (2, 0.9, "other")
+    assert options["datasets"]["train"]["use_rot"] is False
+    assert OPTIONS["num_gpu"] == 0
+    with pytest.raises(ConfigError, match="there is no branch"):
+        forced(OPTIONS, ["no:such=1"])
