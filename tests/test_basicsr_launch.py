@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import subprocess
 import sys
 
@@ -16,7 +17,9 @@ from PIL import Image
 from milo_restore import cli
 
 import milo_restore.basicsr  # noqa: F401  # isort: skip
-from basicsr.utils.registry import MODEL_REGISTRY
+from basicsr.utils import get_root_logger
+from basicsr.utils import logger as basicsr_logger
+from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
 
 from milo_restore.basicsr import checks, launch
 from milo_restore.basicsr.options import LOSSES, forced, swap_loss
@@ -135,6 +138,30 @@ WRONG = {
     "checkpoint": (changed("path:pretrain_network_g", "no.pth"), "key 'path.pretrain_network_g': no such file"),
     "batch": (changed("datasets:train:batch_size_per_gpu", 5), "nothing to train on. Set dataset_enlarge_ratio to 125"),
     "crop": (changed("datasets:train:gt_size", 128), "is 96x96, smaller than gt_size 128"),
+    "pair": (changed("scale", 2), "is 96x96, not 2 times lq/"),
+    "no scale": (changed("scale", None), "missing key 'scale'"),
+    "no crop": (changed("datasets:train:gt_size", None), "missing key 'gt_size'"),
+    "no batch": (changed("datasets:train:batch_size_per_gpu", None), "missing key 'datasets.train.batch_size_per_gpu'"),
+    "no images": (changed("datasets:train:batch_size_per_gpu", 0), "0 is no whole number from 1 on"),
+    "no pair": (changed("datasets:train:dataroot_lq", None), "cannot be made: missing key 'dataroot_lq'"),
+    "no end": (changed("train:total_iter", "many"), "key 'train.total_iter': 'many' is not a positive number"),
+    "no loss at all": (changed("train:pixel_opt", None), "neither train.pixel_opt nor train.perceptual_opt"),
+    "no logger": (changed("logger:print_freq", None), "missing key 'logger.print_freq'"),
+    "phase": (changed("datasets:valid", {"name": "v"}), "key 'datasets.valid': BasicSR knows no such phase"),
+    "network's key": (changed("network_g:num_feet", 4), "MSRResNet takes no key 'num_feet'. Did you mean 'num_feat'?"),
+    "loss's key": (changed("train:pixel_opt:epss", 1.0), "CharbonnierLoss takes no key 'epss'. Did you mean 'eps'?"),
+    "optimizer's key": (changed("train:optim_g:betta", 1.0), "Adam takes no key 'betta'. Did you mean 'betas'?"),
+    "optimizer's value": (changed("train:optim_g:lr", -1.0), "Adam refuses {'lr': -1.0}"),
+    "scheduler's key": (changed("train:scheduler:gama", 1.0), "takes no key 'gama'. Did you mean 'gamma'?"),
+    "curriculum": (
+        changed("train:pixel_opt", {"type": "MILOLoss", "weights": "mini", "curriculum": "linear", "start_iter": 4}),
+        "key 'train.pixel_opt': curriculum, steps 4 to 4: the end must come after the start",
+    ),
+    "metric's key": (
+        changed("val", {"val_freq": 2, "save_img": False, "metrics": {"psnr": {"type": "calculate_psnr"}}}),
+        "key 'val.metrics.psnr': calculate_psnr needs the key 'crop_border'",
+    ),
+    "prefetch": (changed("datasets:train:prefetch_mode", "gpu"), "'gpu' is neither cpu nor cuda"),
     "gpus": (changed("num_gpu", "two"), "'two' is neither a number of GPUs nor auto"),
     "yaml": ("name: [tiny", "is not valid YAML"),
     "no mapping": ("tiny", "must hold a mapping"),
@@ -190,6 +217,66 @@ def test_a_damaged_image_is_named(damage, folder, capfd):
     assert not (folder / "experiments").exists()
 
 
+def broken_pair(folder):
+    Image.new("RGB", (30, 30)).save(folder / "lq" / "2.png")
+    return {}
+
+
+def missing_partner(folder):
+    (folder / "lq" / "2.png").unlink()
+    return {}
+
+
+def listed_only(folder):
+    (folder / "list.txt").write_text("0.png (96,96,3)\n9.png (96,96,3)\n")
+    return {"datasets:train:meta_info_file": "list.txt"}
+
+
+def empty_list(folder):
+    (folder / "list.txt").write_text("")
+    return {"datasets:train:meta_info_file": "list.txt"}
+
+
+def damaged_checkpoint(folder):
+    (folder / "net.pth").write_bytes(b"no checkpoint")
+    return {"path:pretrain_network_g": "net.pth"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (broken_pair, "gt/2.png: is 96x96, not 4 times lq/2.png, 30x30"),
+        (missing_partner, "lq and gt datasets have different number of images: 3, 4"),
+        (listed_only, "gt/9.png: no such image"),
+        (empty_list, "key 'datasets.train': there are no images"),
+        (damaged_checkpoint, "key 'path.pretrain_network_g': net.pth is no readable checkpoint"),
+    ],
+)
+def test_files_that_do_not_fit_are_named(spoil, message, folder, capfd):
+    options = copy.deepcopy(OPTIONS)
+    for path, value in spoil(folder).items():
+        options = changed(path, value)
+    assert start(folder, options) == 2
+    assert message in capfd.readouterr().err
+    assert not (folder / "experiments").exists()
+
+
+def test_the_checks_leave_basicsrs_logger_alone(folder):
+    """Some data sets log while they are made, which would set the logger up without its file, or twice."""
+    handlers = list(logging.getLogger("basicsr").handlers)
+    known = dict(basicsr_logger.initialized_logger)
+    basicsr_logger.initialized_logger.clear()
+    noisy = type("Noisy", (), {"__init__": lambda *_: get_root_logger().info("made"), "__len__": lambda _: 4})
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(DATASET_REGISTRY._obj_map, "Noisy", noisy)
+            checks.check_options(changed("datasets:train:type", "Noisy"), folder, 1)
+        assert basicsr_logger.initialized_logger == {}
+        assert logging.getLogger("basicsr").handlers == handlers
+    finally:
+        basicsr_logger.initialized_logger.update(known)
+
+
 def test_a_run_that_would_end_early_is_told(folder):
     options = changed("datasets:train:batch_size_per_gpu", 3)
     options["train"]["total_iter"] = 100  # counted as 2 iterations per epoch, one is done: 51 epochs
@@ -238,6 +325,30 @@ def test_torchrun_is_recognised(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert launch._launcher(arguments()) == "pytorch"
     assert launch._launcher(arguments("--launcher", "none")) == "none"
+    assert (launch._processes("pytorch"), launch._rank()) == (2, 1)
+
+
+def test_accelerate_on_the_cpu_is_refused_where_it_drops_processes(folder, monkeypatch, capfd):
+    """It then sets these two, and neither rank nor number of processes."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert start(folder, changed("num_gpu", "two")) == 2
+    assert "num_gpu" in capfd.readouterr().err  # one process, as asked for: on to the next check
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    assert start(folder, OPTIONS) == 2
+    assert "accelerate launch: on the CPU it starts one process however many are asked for" in capfd.readouterr().err
+    assert not (folder / "experiments").exists()
+    assert start(folder, changed("num_gpu", "two"), "--launcher", "none") == 2
+    assert "num_gpu" in capfd.readouterr().err
+
+
+def test_slurm_counts_its_tasks(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    assert (launch._processes("slurm"), launch._rank()) == (8, 3)
+    assert launch._processes("none") == 1
 
 
 def test_restormers_fork_is_refused_by_name(tmp_path):

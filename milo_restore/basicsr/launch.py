@@ -1,6 +1,7 @@
 """BasicSR's training program, started so that it finds MILO, leaves its results here, and needs no GPU.
 
-What is worked around is in ``train.py``, ``utils/dist_util.py`` and ``models/base_model.py`` of basicsr 1.4.2.
+What is worked around is in basicsr 1.4.2's ``train.py``, ``utils/dist_util.py`` and
+``models/{base,video_base,video_recurrent}_model.py``.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import milo_restore.compat  # noqa: F401  # isort: skip  (before basicsr, which it makes importable)
 
 import argparse
+import functools
 import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,8 @@ import torch
 import yaml
 from basicsr import train
 from basicsr.models import base_model
+from basicsr.models.video_base_model import VideoBaseModel
+from basicsr.models.video_recurrent_model import VideoRecurrentModel
 from basicsr.utils import dist_util
 from torch.nn.parallel import DistributedDataParallel
 
@@ -60,8 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "means nothing without --loss", where="--weights", mend="Add --loss milo, or edit the file"
             )
         effective = forced(options, arguments.force_yml)
-        processes = 1 if launcher == "none" else int(os.environ.get("WORLD_SIZE", "1"))
-        for note in check_options(effective, arguments.opt, processes):
+        for note in check_options(effective, arguments.opt, _processes(launcher)):
             _say(f"note: {note}")
         if not arguments.no_image_check and _rank() == 0:
             check_images(effective)
@@ -76,14 +80,30 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _launcher(arguments: argparse.Namespace) -> str:
-    """Under torchrun and accelerate launch BasicSR must be told that it is not alone; else N runs would collide."""
+    """Under torchrun and accelerate launch BasicSR must be told that it is not alone; else N runs would collide.
+
+    Raises:
+        ConfigError: accelerate was asked for several processes, and told none of them its rank.
+    """
     if arguments.launcher is not None:
         return str(arguments.launcher)
-    return "pytorch" if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ else "none"
+    if "RANK" in os.environ:
+        return "pytorch" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "none"
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ:
+        what = "on the CPU it starts one process however many are asked for, or leaves their ranks to MPI"
+        mend = "Use torchrun --nproc_per_node N -m milo_restore.basicsr, or add --launcher none to train in one process"
+        raise ConfigError(what, where="accelerate launch", mend=mend)
+    return "none"
+
+
+def _processes(launcher: str) -> int:
+    """How many processes train together."""
+    counted = {"pytorch": "WORLD_SIZE", "slurm": "SLURM_NTASKS"}.get(launcher)
+    return int(os.environ.get(counted, "1")) if counted is not None else 1
 
 
 def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
 
 
 def _say(line: str) -> None:
@@ -123,11 +143,16 @@ def _spawned_workers_find_us() -> Iterator[None]:
 
 @contextmanager
 def _without_gpu() -> Iterator[None]:
-    """Where BasicSR asks for a GPU although it needs none: resuming, starting a process group, wrapping a network."""
+    """Where BasicSR asks for a GPU although it needs none.
+
+    Resuming, starting a process group, wrapping a network, validating on video.
+    """
     with (
         patch.object(train, "load_resume_state", _load_resume_state),
         patch.object(dist_util, "_init_dist_pytorch", _start_gloo),
         patch.object(base_model, "DistributedDataParallel", _OnCPU),
+        patch.object(VideoBaseModel, "dist_validation", _on_cpu(VideoBaseModel.dist_validation)),
+        patch.object(VideoRecurrentModel, "dist_validation", _on_cpu(VideoRecurrentModel.dist_validation)),
         patch.object(torch.cuda, "current_device", lambda: 0),  # an argument of the call above, which ignores it
     ):
         yield
@@ -142,6 +167,30 @@ class _OnCPU(DistributedDataParallel):
 
     def __init__(self, network: torch.nn.Module, device_ids: list[int], **options: Any) -> None:
         super().__init__(network, **options)
+
+
+def _on_cpu(validate: Callable[..., None]) -> Callable[..., None]:
+    """A video model's validation that finds what BasicSR makes on a GPU, and there by the way copies.
+
+    The metrics' tensors, (frames, metrics) per folder, which BasicSR makes unless there are some; and clips of its
+    own for the model, as BasicSR squeezes the data set's in place before the model sees them.
+    """
+
+    @functools.wraps(validate)
+    def dist_validation(self: Any, dataloader: Any, *arguments: Any) -> None:
+        metrics = self.opt["val"].get("metrics")
+        if metrics is not None and not hasattr(self, "metric_results"):
+            frames = Counter(dataloader.dataset.data_info["folder"])
+            self.metric_results = {folder: torch.zeros(count, len(metrics)) for folder, count in frames.items()}
+        feed_data = self.feed_data
+
+        def feed_copies(data: dict[str, Any]) -> None:
+            feed_data({key: value.clone() if torch.is_tensor(value) else value for key, value in data.items()})
+
+        with patch.object(self, "feed_data", feed_copies):
+            validate(self, dataloader, *arguments)
+
+    return dist_validation
 
 
 def _load_resume_state(options: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,0 +1,95 @@
+"""The images themselves, read once."""
+
+from __future__ import annotations
+
+import milo_restore.compat  # noqa: F401  # isort: skip  (before basicsr, which it makes importable)
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from milo_restore.assets.datasets import SUFFIXES
+from milo_restore.basicsr.checks.data import make, reads_files, roots, tried
+from milo_restore.errors import DataError
+
+__all__ = ["check_images"]
+
+_PAIRS = "PairedImageDataset"
+
+
+def check_images(options: dict[str, Any]) -> None:
+    """Read every image of the folders once, and one sample of each data set as BasicSR will.
+
+    PNG files are held against their checksums, others decoded. Archives (lmdb), and data sets with
+    ``check_images: false``, are left to BasicSR.
+
+    Args:
+        options: a configuration that passed `milo_restore.basicsr.checks.check_options`.
+
+    Raises:
+        ConfigError: a data set lacks a key that it needs to read a sample.
+        DataError: a folder without images; an image that is damaged, or that does not fit the crops or its pair.
+    """
+    phases = [
+        phase
+        for phase, data in options["datasets"].items()
+        if reads_files(data) and data.get("check_images", True) is not False
+    ]
+    paths: dict[Path, None] = {}
+    for phase in phases:
+        for key, root in roots(options["datasets"][phase]):
+            paths.update(dict.fromkeys(_images(root, f"datasets.{phase}.{key}")))
+    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
+        checked = pool.map(_size, paths)
+        shown = tqdm(checked, total=len(paths), desc="reading all images once", unit="image", disable=None)
+        sizes = dict(zip(paths, shown, strict=True))
+    for phase in phases:
+        data = options["datasets"][phase]
+        dataset = make(options, phase, f"datasets.{phase}")
+        if phase == "train" and data["type"] == _PAIRS:
+            _check_pairs(dataset, options, sizes)
+        if not data.get("cache_data"):  # those cannot be read without
+            tried(partial(dataset.__getitem__, 0), "the first image cannot be read", f"datasets.{phase}")
+
+
+def _images(root: Path, where: str) -> list[Path]:
+    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise DataError(f"holds no images: {root}", where=where, mend=f"Expected files ending in {', '.join(SUFFIXES)}")
+    return paths
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height of an image, of which every byte was looked at."""
+    try:
+        with Image.open(path) as image:
+            size = image.size
+            if image.format == "PNG":
+                image.verify()  # the checksums of all its chunks
+            else:
+                image.load()
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise DataError(f"is damaged or no image ({error})", where=path, mend="Replace or remove it") from error
+    return size
+
+
+def _check_pairs(dataset: Any, options: dict[str, Any], sizes: dict[Path, tuple[int, int]]) -> None:
+    """BasicSR crops both alike, and stops in a worker at the first pair that does not fit."""
+    crop, scale = options["datasets"]["train"].get("gt_size", 0), options.get("scale")
+    for pair in dataset.paths:
+        paths = Path(pair["gt_path"]), Path(pair["lq_path"])
+        for path in paths:
+            if not path.is_file():
+                mend = "A list (meta_info_file) names it, or its partner calls for it by filename_tmpl"
+                raise DataError("no such image", where=path, mend=mend)
+        (width, height), small = (sizes.get(path) or _size(path) for path in paths)
+        if min(width, height) < crop:
+            mend = "Remove it, or lower gt_size"
+            raise DataError(f"is {width}x{height}, smaller than gt_size {crop}", where=paths[0], mend=mend)
+        if scale is not None and (width, height) != (small[0] * scale, small[1] * scale):
+            what = f"is {width}x{height}, not {scale} times {paths[1]}, {small[0]}x{small[1]}"
+            raise DataError(what, where=paths[0], mend="Check scale, or make the pair anew")

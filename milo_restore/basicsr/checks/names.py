@@ -1,0 +1,63 @@
+"""Names that a configuration gives, against those that BasicSR knows."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Collection
+from typing import Any
+
+from milo_restore.errors import ConfigError
+
+__all__ = ["refuse_unknown", "refuse_unknown_arguments", "registered"]
+
+
+def registered(registry: Any, name: str) -> Any:
+    """What a registry of BasicSR holds under a name; its own ``get`` prints where it has to add its suffix."""
+    entries = dict(iter(registry))
+    return entries[name if name in entries else f"{name}_basicsr"]
+
+
+def refuse_unknown(name: Any, names: Collection[str], where: str) -> None:
+    """Refuse a name that is not among those known, with the nearest spelling.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    if name in names:
+        return
+    close = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
+    mend = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(sorted(names))}"
+    raise ConfigError(f"BasicSR knows no {name!r}", where=where, mend=mend)
+
+
+def refuse_unknown_arguments(
+    item: Callable[..., Any], section: dict[str, Any], where: str, supplied: Collection[str] = ()
+) -> None:
+    """Refuse keys that a class or function does not take, and the lack of those that it needs.
+
+    Args:
+        item: what BasicSR will call with the section's keys but ``type``.
+        section: of the configuration.
+        where: the section's name, for the error.
+        supplied: the arguments that BasicSR adds.
+
+    Raises:
+        ConfigError: a key too many or too few.
+    """
+    known = inspect.signature(item).parameters
+    named = [
+        name
+        for name, parameter in known.items()
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    ]
+    free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    allowed = [name for name in named if name not in supplied]
+    for key in section:
+        if key != "type" and key not in allowed and not free:
+            close = difflib.get_close_matches(str(key), allowed, n=1, cutoff=0.5)
+            mend = f"Did you mean {close[0]!r}?" if close else f"It takes: {', '.join(allowed)}"
+            raise ConfigError(f"{item.__name__} takes no key {key!r}", where=where, mend=mend)
+    for name in allowed:
+        if known[name].default is inspect.Parameter.empty and name not in section:
+            raise ConfigError(f"{item.__name__} needs the key {name!r}", where=where)

@@ -1,0 +1,112 @@
+"""The section ``train``, and the checkpoints to start from."""
+
+from __future__ import annotations
+
+import milo_restore.compat  # noqa: F401  # isort: skip  (before basicsr, which it makes importable)
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.losses import LOSS_REGISTRY
+from basicsr.models import MODEL_REGISTRY, lr_scheduler
+from basicsr.models.base_model import BaseModel
+from basicsr.models.sr_model import SRModel
+
+from milo_restore.basicsr.checks.names import refuse_unknown, refuse_unknown_arguments, registered
+from milo_restore.basicsr.losses import BasicSRLoss
+from milo_restore.errors import ConfigError, MiloRestoreError, WeightsError
+
+__all__ = ["check_training"]
+
+_SCHEDULERS = {  # BaseModel.setup_schedulers'
+    "MultiStepLR": lr_scheduler.MultiStepRestartLR,
+    "MultiStepRestartLR": lr_scheduler.MultiStepRestartLR,
+    "CosineAnnealingRestartLR": lr_scheduler.CosineAnnealingRestartLR,
+}
+
+
+def check_training(options: dict[str, Any], where: Path) -> None:
+    """Try the losses, the optimizers and the schedule on next to nothing, and open the checkpoints.
+
+    Args:
+        options: the configuration, its names checked.
+        where: the file's name, for the errors.
+
+    Raises:
+        ConfigError: one of them refuses its options, or there is no loss.
+        WeightsError: there is no such checkpoint, or the loss's weights cannot be had.
+    """
+    training = options["train"]
+    model = registered(MODEL_REGISTRY, options["model_type"])
+    if model.get_optimizer is BaseModel.get_optimizer:  # a model of one's own may know more
+        for key in [key for key in training if key.startswith("optim_")]:
+            _try_optimizer(training[key], f"{where}, key 'train.{key}'")
+    if model.setup_schedulers is BaseModel.setup_schedulers:
+        _try_schedule(training["scheduler"], f"{where}, key 'train.scheduler'")
+    losses = {key: value for key, value in training.items() if key.endswith("_opt") and isinstance(value, dict)}
+    if model.init_training_settings is SRModel.init_training_settings and not {"pixel_opt", "perceptual_opt"} & set(
+        losses
+    ):
+        raise ConfigError("there is neither train.pixel_opt nor train.perceptual_opt", where=where)
+    for key, value in losses.items():
+        _try_loss(value, int(training["total_iter"]), f"{where}, key 'train.{key}'")
+    for key, value in options["path"].items():
+        if key.startswith(("pretrain_network", "resume_state")) and value:
+            _try_checkpoint(value, f"{where}, key 'path.{key}'")
+
+
+def _try_optimizer(section: Any, where: str) -> None:
+    if not isinstance(section, dict):
+        raise ConfigError("must hold a mapping of keys to values", where=where)
+    refuse_unknown(section.get("type"), ("Adam",), f"{where[:-1]}.type'")
+    refuse_unknown_arguments(torch.optim.Adam, section, where, ("params",))
+    if "lr" not in section:
+        raise ConfigError("missing key 'lr'", where=where)
+    given = {key: value for key, value in section.items() if key != "type"}
+    try:
+        torch.optim.Adam([torch.zeros(1, requires_grad=True)], **given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"Adam refuses {given} ({error})", where=where) from error
+
+
+def _try_schedule(section: dict[str, Any], where: str) -> None:
+    refuse_unknown(section.get("type"), _SCHEDULERS, f"{where[:-1]}.type'")
+    kind = _SCHEDULERS[section["type"]]
+    refuse_unknown_arguments(kind, section, where, ("optimizer",))
+    given = {key: value for key, value in section.items() if key != "type"}
+    try:
+        kind(torch.optim.Adam([torch.zeros(1, requires_grad=True)]), **given)
+    except (AssertionError, TypeError, ValueError, IndexError) as error:
+        raise ConfigError(f"{section['type']} refuses {given} ({error})", where=where) from error
+
+
+def _try_loss(section: dict[str, Any], total_iter: int, where: str) -> None:
+    """Not by build_loss, which would set up BasicSR's logger before its file is known."""
+    if section["type"] == "PerceptualLoss":
+        return  # loads VGG, which BasicSR will do in a moment
+    given = {key: value for key, value in section.items() if key != "type"}
+    try:
+        loss = registered(LOSS_REGISTRY, section["type"])(**given)
+        if isinstance(loss, BasicSRLoss):
+            loss.told("", 1, total_iter)
+    except MiloRestoreError as error:
+        what = error.what if error.where is None else f"{error.where}: {error.what}"
+        raise type(error)(what, where=where, mend=error.mend) from error
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ConfigError(f"{section['type']} refuses {given} ({error})", where=where) from error
+
+
+def _try_checkpoint(path: Any, where: str) -> None:
+    if not isinstance(path, str) or not Path(path).expanduser().is_file():
+        raise WeightsError(f"no such file: {path}", where=where, mend="Name it, or write ~")
+    name = Path(path).expanduser()
+    try:
+        try:
+            torch.load(name, map_location="cpu", mmap=True, weights_only=True)  # reads no tensor
+        except RuntimeError:  # PyTorch's format before 1.6 cannot be mapped
+            torch.load(name, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file makes of torch.load
+        reason = str(error).split(".")[0]  # PyTorch goes on with advice
+        mend = "Name another one, or write ~"
+        raise WeightsError(f"{path} is no readable checkpoint ({reason})", where=where, mend=mend) from error
