@@ -46,6 +46,11 @@ COMMANDS = {
         "measure how well full-reference metrics follow people's opinions",
         "milo-restore correlate --dataset tid2013 --root tid2013/ --metrics milo psnr lpips --csv table.csv",
     ),
+    "restore": Command(
+        "milo_restore.cli.restore",
+        "restore images: blind denoising, super-resolution, faces",
+        "milo-restore restore --task denoise --input photos/ --output restored/ --model diffbir-v2/",
+    ),
     "convert": Command(
         "milo_restore.cli.convert",
         "convert DiffBIR's official checkpoints to diffusers folders",

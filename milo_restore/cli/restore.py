@@ -1,0 +1,303 @@
+"""``milo-restore restore``: restore the images of a folder with a DiffBIR pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from milo_restore.errors import ConfigError, DataError, MiloRestoreError, WeightsError
+from milo_restore.output import write_text
+
+if TYPE_CHECKING:
+    from milo_restore.models.diffbir import DiffBIRPipeline
+
+TASKS = ("sr", "denoise", "face")  # as milo_restore.models.cleaner and .diffbir have them; torch need not come for
+VERSIONS = ("v1", "v2", "v2.1")  # --help
+DTYPES = ("float32", "bfloat16", "float16")
+UPSCALE = {"sr": 4.0, "denoise": 1.0, "face": 1.0}
+TILE = 512
+RECORD = "restore.json"
+_NAMED = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image: where it is read, and where the restored one goes."""
+
+    source: Path
+    target: Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``restore``."""
+    parser.description = (
+        "Restore images with DiffBIR: a cleaner, then sampling with Stable Diffusion under an IRControlNet. All images "
+        "are checked before the first is restored. Without --model it is the shipped tiny world, whose pictures say "
+        "nothing about the method's quality."
+    )
+    parser.add_argument(
+        "--task", required=True, choices=TASKS, help="chooses the cleaner, and the default of --upscale"
+    )
+    parser.add_argument(
+        "--input", required=True, type=Path, metavar="PATH", help="an image, or a folder of them with its subfolders"
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="where PNG of the same names go")
+    parser.add_argument(
+        "--model",
+        default="tiny",
+        metavar="DIR",
+        help="what 'milo-restore convert diffbir' made, or another Stable Diffusion in diffusers' format, or its hub "
+        "id (default: tiny)",
+    )
+    parser.add_argument(
+        "--control",
+        type=Path,
+        metavar="DIR",
+        help="an IRControlNet, such as a run's controlnet/ (default: the model's)",
+    )
+    parser.add_argument(
+        "--version", choices=VERSIONS, help="DiffBIR's (default: v2.1 where the model predicts velocities, else v2)"
+    )
+    parser.add_argument(
+        "--cleaner",
+        metavar="NAME|FILE",
+        help="none, tiny:denoise, bsrnet, scunet, swinir-general, ..., or a file (default: DiffBIR's for task and "
+        "version)",
+    )
+    parser.add_argument("--upscale", type=float, metavar="N", help="size of the result (default: 4 for sr, else 1)")
+    parser.add_argument("--steps", type=int, default=50, metavar="N", help="of sampling (default: 50)")
+    parser.add_argument(
+        "--guidance", type=float, default=4.0, metavar="S", help="against the negative prompt; 1: none (default: 4)"
+    )
+    parser.add_argument("--seed", type=int, default=231, metavar="N", help="of each image's noise (default: 231)")
+    parser.add_argument(
+        "--tile",
+        type=int,
+        default=TILE,
+        metavar="PIXELS",
+        help=f"side of the tiles in which larger images are restored; 0: none, more memory (default: {TILE})",
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one, else cpu)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of UNet and control (default: float32)")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace results that are there already")
+    existing.add_argument("--resume", action="store_true", help="keep results that are there already, make the others")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="name images that cannot be used, and go on without them"
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Find and check the images, load the networks, restore."""
+    jobs = find_jobs(arguments.input, arguments.output)
+    jobs = _to_do(jobs, arguments)
+    jobs = _usable(jobs, skip=arguments.skip_bad)
+    if not jobs:
+        print(f"nothing to do: all results are in {arguments.output}")
+        return 0
+    pipeline, settings = load_pipeline(arguments)
+    _write_record(arguments, settings)
+    if arguments.model == "tiny":
+        _say("the tiny world shows that the program works; its pictures are no statement about quality")
+    _say(", ".join(f"{name} {value}" for name, value in settings.items()))
+    _restore_all(pipeline, jobs, arguments, settings)
+    plural = "image" if len(jobs) == 1 else "images"
+    print(f"{len(jobs)} {plural} restored: {arguments.output}")
+    return 0
+
+
+def find_jobs(source: Path, output: Path) -> list[Job]:
+    """The images of a file or folder, and the names of their results.
+
+    Raises:
+        DataError: there are none, two would get one name, or results would lie among the images.
+    """
+    from milo_restore.assets.datasets import SUFFIXES
+
+    if not source.exists():
+        raise DataError("no such file or folder", where=source)
+    if output.exists() and not output.is_dir():
+        raise DataError("is a file, not a folder", where=output, mend="Name the folder that the results go to")
+    root = source if source.is_dir() else source.parent
+    if root.resolve() == output.resolve():
+        raise DataError("holds the images themselves", where=output, mend="Name another folder for the results")
+    if source.is_dir():
+        found = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        hidden = [path for path in found if any(part.startswith(".") for part in path.relative_to(root).parts)]
+        own = [path for path in found if path.resolve().is_relative_to(output.resolve())]
+        paths = [path for path in found if path not in {*hidden, *own}]
+    else:
+        paths = [source]
+    if not paths:
+        raise DataError("holds no images", where=source, mend=f"Expected files ending in {', '.join(SUFFIXES)}")
+    targets: dict[Path, Path] = {}
+    for path in paths:
+        target = output / path.relative_to(root).with_suffix(".png")
+        if target in targets:
+            what = f"{targets[target].name} and {path.name} would both become {target.name}"
+            raise DataError(what, where=path.parent, mend="Rename one of them")
+        targets[target] = path
+    return [Job(path, target) for target, path in targets.items()]
+
+
+def _to_do(jobs: list[Job], arguments: argparse.Namespace) -> list[Job]:
+    present = [job for job in jobs if job.target.exists()]
+    if arguments.resume:
+        return [job for job in jobs if job not in present]
+    if present and not arguments.overwrite:
+        what = (
+            f"{len(present)} of {len(jobs)} results are there already: {_listed([job.target.name for job in present])}"
+        )
+        raise DataError(what, where=arguments.output, mend="Give --resume to keep them, --overwrite to replace them")
+    return jobs
+
+
+def _usable(jobs: list[Job], *, skip: bool) -> list[Job]:
+    """The images that can be read, after a look at all of them."""
+    from tqdm import tqdm
+
+    from milo_restore.data.images import read_image
+    from milo_restore.models.diffbir.images import MINIMUM_SIDE
+
+    bad: dict[Job, str] = {}
+    for job in tqdm(jobs, desc="checking", unit="image", leave=False, disable=None):
+        try:
+            height, width = read_image(job.source).shape[:2]
+            if min(height, width) < MINIMUM_SIDE:
+                what = f"is {width}x{height} pixels"
+                raise DataError(what, where=job.source, mend=f"{MINIMUM_SIDE} along each side are the least")
+        except DataError as error:
+            bad[job] = str(error)
+    if bad and not skip:
+        mend = "Nothing was restored. Mend or remove them, or give --skip-bad"
+        if len(bad) == 1:
+            raise DataError(f"{next(iter(bad.values()))}. {mend}")
+        raise DataError(f"{len(bad)} of {len(jobs)} images cannot be used: {_listed(list(bad.values()))}", mend=mend)
+    for reason in bad.values():
+        _say(f"left out: {reason}")
+    if bad and len(bad) == len(jobs):
+        raise DataError("none of the images can be used", mend="The lines above say why")
+    return [job for job in jobs if job not in bad]
+
+
+def load_pipeline(arguments: argparse.Namespace) -> tuple[DiffBIRPipeline, dict[str, Any]]:
+    """The networks that the arguments name, and what the results depend on, by name.
+
+    Raises:
+        ConfigError: an argument does not fit the model.
+        WeightsError: something is missing or damaged.
+    """
+    import torch
+
+    from milo_restore.cli.metric import choose_device
+    from milo_restore.models.cleaner import load_cleaner
+    from milo_restore.models.diffbir import DiffBIRPipeline, noise_scheduler
+    from milo_restore.models.diffbir.components import load_components, load_control
+
+    device, dtype = choose_device(arguments.device), getattr(torch, arguments.dtype)
+    parts = load_components(arguments.model, device=device, dtype=dtype)
+    control = parts.controlnet
+    if arguments.control is not None:
+        control = load_control(arguments.control, device=device, dtype=dtype)
+    if control is None:
+        task = arguments.task
+        mend = f"Train one (python recipes/diffbir_{task}.py), then give --control runs/diffbir_{task}_tiny/controlnet"
+        raise WeightsError("has no control network", where=f"--model {arguments.model}", mend=mend)
+    version = _version(arguments.version, parts.scheduler.config.prediction_type)
+    name = arguments.cleaner or _default_cleaner(arguments, version, parts.folder)
+    cleaner = load_cleaner(name).to(device)
+    pipeline = DiffBIRPipeline(
+        parts.vae, parts.unet, control, noise_scheduler(version), cleaner=cleaner, prompts=parts.prompts
+    )
+    settings = {
+        "model": arguments.model,
+        "control": str(arguments.control or "the model's"),
+        "version": version,
+        "cleaner": str(name),
+        "upscale": UPSCALE[arguments.task] if arguments.upscale is None else arguments.upscale,
+        "steps": arguments.steps,
+        "guidance": arguments.guidance,
+        "seed": arguments.seed,
+        "tile": arguments.tile,
+        "dtype": arguments.dtype,
+    }
+    return pipeline, settings
+
+
+def _version(asked: str | None, predicts: str) -> str:
+    from milo_restore.models.diffbir import noise_scheduler
+
+    version = asked or ("v2.1" if predicts == "v_prediction" else "v2")
+    expected = noise_scheduler(version).config.prediction_type
+    if predicts != expected:
+        what = f"{version} predicts {expected}, the model {predicts}"
+        raise ConfigError(what, where="--version", mend="Leave it out, or name another model")
+    return version
+
+
+def _default_cleaner(arguments: argparse.Namespace, version: str, folder: Path) -> str | Path:
+    from milo_restore.models.cleaner import published_cleaner
+    from milo_restore.models.diffbir.convert import CLEANER_FILE
+
+    if arguments.model == "tiny":
+        return f"tiny:{arguments.task}"
+    own = folder / CLEANER_FILE  # of a whole v1 model
+    return own if own.is_file() else published_cleaner(version, arguments.task)
+
+
+def _write_record(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """What the results were made with, beside them; a run that goes on must go on with the same.
+
+    Raises:
+        ConfigError: under --resume, something differs.
+        DataError: the folder cannot be written to.
+    """
+    record = arguments.output / RECORD
+    if arguments.resume and record.is_file():
+        try:
+            before = json.loads(record.read_text(encoding="utf-8"))
+            different = [name for name, value in settings.items() if before.get(name) != value]
+        except (OSError, ValueError, AttributeError) as error:
+            raise DataError("cannot be read", where=record, mend="Give --overwrite in place of --resume") from error
+        if different:
+            what = ", ".join(f"{name} was {before.get(name)}, is {settings[name]}" for name in different)
+            raise ConfigError(f"the results are of another run: {what}", where="--resume", mend="Use another folder")
+    write_text(record, json.dumps(settings, indent=1) + "\n")
+
+
+def _restore_all(
+    pipeline: DiffBIRPipeline, jobs: list[Job], arguments: argparse.Namespace, settings: dict[str, Any]
+) -> None:
+    from tqdm import tqdm
+
+    from milo_restore.data.images import read_image, to_tensor, to_uint8, write_png
+
+    pipeline.set_progress_bar_config(desc="sampling", leave=False, position=1, disable=None)  # on terminals only
+    known = 8 * int(pipeline.unet.config.sample_size or 0)  # the size that the UNet was trained for
+    for job in tqdm(jobs, desc="restoring", unit="image", disable=None):
+        image = to_tensor(read_image(job.source))[None]
+        try:
+            output = pipeline(
+                image, steps=arguments.steps, guidance_scale=arguments.guidance, seed=arguments.seed,
+                upscale=settings["upscale"], tile=arguments.tile or None, minimum_side=known, output_type="pt",
+            )  # fmt: skip
+            write_png(job.target, to_uint8(output.images[0]))
+        except ConfigError:
+            raise
+        except MiloRestoreError as error:
+            where = job.source if error.where is None else error.where
+            mend = error.mend or "Results made so far are whole; --resume goes on"
+            raise type(error)(error.what, where=where, mend=mend) from error
+
+
+def _listed(items: list[str]) -> str:
+    more = f" and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
+    return "; ".join(items[:_NAMED]) + more
+
+
+def _say(line: str) -> None:
+    print(f"milo-restore: {line}", file=sys.stderr, flush=True)
