@@ -265,8 +265,9 @@ def test_score_with_the_shipped_weights(folders, capsys, monkeypatch):
     assert printed[0].startswith("metric: MILO, weights: mini (milo_mini.safetensors, sha256 ")
     assert all(0 < float(line.split()[1]) < 4 for line in printed[2:5])
     np.save(folders[0] / "z.npy", np.zeros((4, 16, 16), np.float32))
-    latent = folders[0] / "z.npy"
-    assert "no mini weights are shipped" in fails(capsys, "score", latent, latent, "--weights", "mini", "--latent")
+    latent = str(folders[0] / "z.npy")
+    assert main(["score", latent, latent, "--weights", "mini", "--latent"]) == 0
+    assert "weights: mini (milo_latent_mini.safetensors, sha256 " in capsys.readouterr().out
 
 
 # --- map

@@ -173,12 +173,13 @@ class MILO(MaskedError):
 
 
 class LatentMILO(MaskedError):
-    """MILO on latents (N, 4, h, w) of Stable Diffusion 1 or 2's VAE, times its scaling factor 0.18215.
+    """MILO on latents (N, 4, h, w), times the VAE's scaling factor.
 
-    Latents of other VAEs (SDXL, SD 3, FLUX) lie elsewhere and are not what the weights were trained on.
+    ``official`` is for latents of Stable Diffusion 1 or 2's VAE, times 0.18215; ``mini`` for those of the shipped tiny
+    world's VAE (see `milo_restore.models.tiny`). Latents of other VAEs (SDXL, SD 3, FLUX) lie elsewhere.
     """
 
     channels = 4
     _asset = "milo-latent"
-    _shipped = None
+    _shipped = "milo_latent_mini.safetensors"
     _refuse_values = staticmethod(check_latent_values)

@@ -48,7 +48,7 @@ def load_weights(name: str | Path, asset: str, shipped: str | None) -> tuple[dic
     Args:
         name: ``official``, ``mini``, or the path of a .pth (read with ``weights_only=True``) or .safetensors file.
         asset: what ``official`` means to `milo_restore.assets`.
-        shipped: file name that ``mini`` means in `SHIPPED`; None where this metric has no shipped weights yet.
+        shipped: file name that ``mini`` means in `SHIPPED`; None where this metric has no shipped weights.
 
     Returns:
         The state dict in this project's key names, and what was read.
