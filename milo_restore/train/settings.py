@@ -40,6 +40,7 @@ class TrainSettings:
     constant_steps: int | None = None  # steps before the cosine starts; null: constant to the end
     decay_every: int | None = None  # steps between drops of the learning rate (MultiStepLR), in place of the cosine
     decay_factor: float = 0.5  # what each drop multiplies it by
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"  # adamw8bit: bitsandbytes', a quarter of the state; GPUs only
     weight_decay: float = 1e-4  # AdamW's
     betas: tuple[float, float] = (0.9, 0.999)  # AdamW's
     clip_norm: float | None = 0.01  # largest 2-norm of the whole gradient (Restormer's); null: no clipping

@@ -34,6 +34,9 @@ class TrainingState:
         settings: of the run.
         accelerator: the run's.
         fixed: further entries of the fingerprint, such as the loss and the checksums of the metric's weights.
+
+    Raises:
+        ConfigError: nothing to train, or an optimiser that this machine does not have.
     """
 
     def __init__(
@@ -48,10 +51,8 @@ class TrainingState:
         if not trained:
             raise ConfigError("has no parameter that requires a gradient", where="model")
         self.names, self.parameters = list(trained), list(trained.values())
-        adamw = torch.optim.AdamW(
-            self.parameters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
-        )
-        self.model, self.optimizer = accelerator.prepare(model.train(), adamw)
+        optimizer = build_optimizer(self.parameters, settings, accelerator.device)
+        self.model, self.optimizer = accelerator.prepare(model.train(), optimizer)
         self.ema: EMAModel | None = None
         if settings.ema_decay is not None:
             self.ema = EMAModel(self.parameters, decay=settings.ema_decay, foreach=True)
@@ -132,9 +133,38 @@ class TrainingState:
                 )
 
 
+def build_optimizer(
+    parameters: list[nn.Parameter], settings: TrainSettings, device: torch.device
+) -> torch.optim.Optimizer:
+    """AdamW, or bitsandbytes' AdamW that keeps its two averages in 8 bits.
+
+    Raises:
+        ConfigError: 8 bits without an NVIDIA GPU or without bitsandbytes.
+    """
+    options: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "betas": settings.betas,
+        "weight_decay": settings.weight_decay,
+    }
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, **options)
+    if device.type != "cuda":
+        what = f"adamw8bit needs a GPU with CUDA, this run is on {device.type}"
+        raise ConfigError(what, where="training.optimizer", mend="Use adamw here")
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except (ImportError, RuntimeError, OSError) as error:
+        mend = "pip install bitsandbytes, or use adamw"
+        raise ConfigError("adamw8bit needs bitsandbytes", where="training.optimizer", mend=mend) from error
+    optimizer: torch.optim.Optimizer = AdamW8bit(parameters, **options)
+    return optimizer
+
+
 def _fingerprint(model: nn.Module, settings: TrainSettings, fixed: Mapping[str, Any]) -> dict[str, Any]:
     """What must be the same for a continued run to equal an uninterrupted one; JSON values only."""
     kept = {key: value for key, value in dataclasses.asdict(settings).items() if key not in _FREE}
+    if kept["optimizer"] == "adamw":  # checkpoints from when there was no other do not name it
+        del kept["optimizer"]
     shapes = [(name, list(value.shape), str(value.dtype)) for name, value in model.state_dict().items()]
     trained = [name for name, value in model.named_parameters() if value.requires_grad]
     digest = hashlib.sha256(json.dumps([shapes, trained]).encode()).hexdigest()

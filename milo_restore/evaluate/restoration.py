@@ -1,0 +1,265 @@
+"""Blind restoration, measured: full sampling on held-out degraded images, beside the input and the cleaner alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from milo_restore.data import to_tensor, to_uint8
+from milo_restore.errors import DataError, MiloRestoreError, NumericsError
+from milo_restore.evaluate.grid import comparison_grid, heat_map
+from milo_restore.evaluate.metrics import psnr, ssim
+from milo_restore.loss import DiffusionLoss, prediction_target
+from milo_restore.metric import MILO
+from milo_restore.models.diffbir import predict
+
+STAGES = ("input", "cleaner", "output")
+METRICS = ("psnr", "ssim", "milo")
+MASK_TOP = 0.25
+"""Where the colours of a normalised mask, in (0, 1), end: as in the pictures of the denoiser."""
+
+Restore = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""``restore(image, number)``: (1, 3, H, W) in [0, 1] to the restored and the merely cleaned image, of one size.
+
+The number is the image's place in its set: the key of what the sampler draws."""
+
+
+@dataclass(frozen=True)
+class RestorationPair:
+    """A held-out image. Make such pairs with a degradation, or read them from two folders.
+
+    Attributes:
+        name: of the image.
+        degraded: (3, H, W) float32, of the target's size; noise may leave [0, 1].
+        target: (H, W, 3) uint8 RGB.
+    """
+
+    name: str
+    degraded: Tensor
+    target: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class RestorationScores:
+    """Scores of a restorer on a set of images.
+
+    Attributes:
+        milo_weights: which MILO weights measured; None where none did.
+        rows: one per image, in the order given: its ``name``, and input_psnr, input_ssim, input_milo, cleaner_psnr ...
+            output_milo. PSNR is in dB; MILO is the raw error, lower is better.
+    """
+
+    milo_weights: str | None
+    rows: tuple[dict[str, Any], ...]
+
+    def means(self) -> dict[str, float]:
+        """The means over images, under the names of ``rows``."""
+        names = [name for name in self.rows[0] if name != "name"]
+        return {name: sum(row[name] for row in self.rows) / len(self.rows) for name in names}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON, which has no infinity: the PSNR of identical images becomes None."""
+        return {**asdict(self), "means": _finite(self.means()), "rows": [_finite(row) for row in self.rows]}
+
+
+def pipeline_restorer(pipeline: Any, *, seed: int = 0, **options: Any) -> Restore:
+    """A `DiffBIRPipeline` as a function of one image, clamped to [0, 1], and its number, which ``seed`` is added to.
+
+    Args:
+        pipeline: on its device.
+        seed: of the sampling.
+        options: of the pipeline's call: ``steps``, ``guidance_scale``, ``start``, ...
+    """
+
+    def restore(image: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        output = pipeline(image.clamp(0, 1), seed=seed + number, output_type="pt", **options)
+        return output.images, output.cleaned
+
+    return restore
+
+
+def evaluate_restorer(
+    restore: Restore,
+    pairs: Sequence[RestorationPair],
+    milo: MILO | None = None,
+    *,
+    progress: bool | None = None,
+    title: str = "restoring",
+) -> RestorationScores:
+    """Restore images and score input, cleaned image and output against the target.
+
+    All three are clamped to [0, 1] and rounded to 8 bits; PSNR, SSIM and MILO are taken from those 8 bits, in RGB,
+    without cutting a border.
+
+    Under ``accelerate launch`` each of N processes takes every N-th image, and all return all scores: call it on every
+    process, after what starts the process group. Scores do not depend on N.
+
+    Args:
+        restore: see `Restore`; `pipeline_restorer` makes one.
+        pairs: the images.
+        milo: the metric, on any device; None leaves it out.
+        progress: show a bar on the main process; by default where standard error is a terminal.
+        title: of the bar.
+
+    Raises:
+        DataError: no image, or one whose sizes differ; it is named.
+        NumericsError: the output is not finite; the image is named.
+    """
+    if not pairs:
+        raise DataError("there are no images to evaluate on")
+    several = dist.is_available() and dist.is_initialized()
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+    hidden = rank > 0 or (None if progress is None else not progress)  # None: on terminals only
+    mine = range(rank, len(pairs), processes)
+    rows: list[tuple[int, dict[str, Any]]] = []
+    failure: MiloRestoreError | None = None
+    try:
+        for number in tqdm(mine, desc=title, unit="image", leave=False, disable=hidden):
+            images = _restored(restore, pairs[number], number)
+            scores: dict[str, Any] = {"name": pairs[number].name}
+            for stage, image in zip(STAGES, images):
+                measured = zip(METRICS, _measure(image, pairs[number].target, milo))
+                scores |= {f"{stage}_{metric}": value for metric, value in measured if value is not None}
+            rows.append((number, scores))
+    except MiloRestoreError as error:  # raised below, on all processes: the others would wait for this one for ever
+        failure = error
+    gathered: list[Any] = [(rows, failure)] * processes
+    if several:
+        dist.all_gather_object(gathered, (rows, failure))
+    for failure in [problem for _, problem in gathered if problem is not None]:
+        raise failure
+    ordered = sorted((row for part, _ in gathered for row in part), key=lambda row: row[0])
+    weights = str(milo.weights) if milo is not None and milo.weights is not None else None
+    return RestorationScores(weights, tuple(row for _, row in ordered))
+
+
+def restoration_samples(
+    restore: Restore,
+    pairs: Sequence[RestorationPair],
+    mask: Callable[[Tensor, Tensor], Tensor],
+    mask_title: str = "MILO mask",
+) -> NDArray[np.uint8]:
+    """A picture to look at: input | cleaner | output | target | mask, one row per image. No process waits for another.
+
+    Args:
+        restore: as in `evaluate_restorer`.
+        pairs: the images.
+        mask: output and target, (1, 3, H, W) in [0, 1], to a mask in (0, 1), (1, 1, h, w); of a latent mask each cell
+            becomes a square. Its colours run from 0 (black) to `MASK_TOP` and above (pale yellow).
+        mask_title: of the last column.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    columns: dict[str, list[NDArray[np.uint8]]] = {
+        name: [] for name in (*STAGES, "target", f"{mask_title} (0 to {MASK_TOP:g})")
+    }
+    for number, pair in enumerate(pairs):
+        images = _restored(restore, pair, number)
+        with torch.no_grad():
+            values = mask(to_tensor(images[-1])[None], to_tensor(pair.target)[None]).float().cpu()
+        whole = nn.functional.interpolate(values, size=pair.target.shape[:2], mode="nearest")[0, 0]
+        for column, picture in zip(columns.values(), (*images, pair.target, heat_map(whole, MASK_TOP))):
+            column.append(picture)
+    return comparison_grid(columns)
+
+
+def restoration_table(results: Sequence[tuple[str, RestorationScores]]) -> str:
+    """A table for the terminal: one line per set, input -> cleaner -> output, means over images.
+
+    Args:
+        results: what to call the set, such as ``held-out-photographs, sigma 25``, and its scores.
+    """
+    head = ("input -> cleaner -> output", "images", "PSNR (dB)", "SSIM", "MILO (lower is better)")
+    lines = [head]
+    for name, scores in results:
+        means = scores.means()
+        cells = [
+            " -> ".join(f"{means[f'{stage}_{metric}']:.{digits}f}" for stage in STAGES)
+            if f"output_{metric}" in means
+            else "-"
+            for metric, digits in zip(METRICS, (2, 4, 5))
+        ]
+        lines.append((name, str(len(scores.rows)), cells[0], cells[1], cells[2]))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+    return "\n".join([texts[0], "-" * max(map(len, texts)), *texts[1:]])
+
+
+@torch.no_grad()
+def held_out_loss(
+    control: nn.Module,
+    unet: Any,
+    loss: DiffusionLoss,
+    latents: Mapping[str, Tensor],
+    context: Tensor,
+    *,
+    timesteps: Sequence[int] = (100, 300, 500, 700, 900),
+    seed: int = 0,
+) -> dict[str, float]:
+    """The losses on held-out latents, at fixed timesteps with fixed noise: a few forward passes, no sampling.
+
+    Args:
+        control: an `IRControlNet`.
+        unet: the frozen UNet.
+        loss: the training's; it is taken where its curriculum ends.
+        latents: ``mean``, the targets', and ``condition``, (N, 4, h, w) each, times the VAE's scaling factor.
+        context: text embedding, (1, L, D).
+        timesteps: of each latent; the noise is another one at each.
+        seed: of the noise.
+
+    Returns:
+        ``loss``, and ``mse``, the plain mean square of the residual, which compares between kinds of loss.
+    """
+    z0, condition = latents["mean"], latents["condition"]
+    generator = torch.Generator().manual_seed(seed)
+    last = loss.curriculum.end_step
+    values: list[tuple[Tensor, Tensor]] = []
+    for time in timesteps:
+        noise = torch.randn(z0.shape, generator=generator).to(z0.device)
+        times = torch.full((len(z0),), time, device=z0.device)
+        z_t = loss.scheduler.add_noise(z0, noise, times)
+        prediction = predict(unet, control, z_t, times, context, condition)
+        mse = (prediction.float() - prediction_target(loss.scheduler, z0, noise, times)).square().mean()
+        values.append((loss(prediction, z_t, z0, noise, times, step=last), mse))
+    return {name: torch.stack(parts).mean().item() for name, parts in zip(("loss", "mse"), zip(*values))}
+
+
+def _restored(restore: Restore, pair: RestorationPair, number: int) -> list[NDArray[np.uint8]]:
+    """Input, cleaned image and output as 8-bit arrays; errors name the image."""
+    try:
+        output, cleaned = restore(pair.degraded[None], number)
+        arrays = [to_uint8(image) for image in (pair.degraded, cleaned[0], output[0])]
+    except NumericsError as error:
+        mend = "The network has diverged, or its weights do not fit"
+        raise NumericsError("the restored image holds NaN or infinite values", where=pair.name, mend=mend) from error
+    except DataError as error:
+        raise DataError(error.what, where=pair.name, mend=error.mend) from error
+    for array in arrays:
+        if array.shape != pair.target.shape:
+            raise DataError(f"came out as {array.shape}, the target is {pair.target.shape}", where=pair.name)
+    return arrays
+
+
+def _measure(
+    image: NDArray[np.uint8], target: NDArray[np.uint8], milo: MILO | None
+) -> tuple[float, float, float | None]:
+    visible = None
+    if milo is not None:
+        device = next((tensor.device for tensor in (*milo.buffers(), *milo.parameters())), torch.device("cpu"))
+        with torch.no_grad():
+            visible = float(milo(to_tensor(image)[None].to(device), reference=to_tensor(target)[None].to(device)))
+    return psnr(image, target), ssim(image, target), visible
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: None if isinstance(value, float) and math.isinf(value) else value for key, value in values.items()}

@@ -1,0 +1,182 @@
+"""The images of the DiffBIR recipes: which, how they are degraded, and what is held out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from milo_restore.assets import DATASETS, find_dataset
+from milo_restore.assets.files import sha256_of
+from milo_restore.data import evaluation_input, keyed_rng, load_collection, read_image, to_tensor
+from milo_restore.data.collection import PHOTOGRAPHS
+from milo_restore.data.degrade import (
+    BlindNoiseSettings,
+    CodeFormerSettings,
+    Degradation,
+    FaceSettings,
+    RealESRGANSettings,
+    build_degradation,
+)
+from milo_restore.data.degraded import DegradedPairs
+from milo_restore.data.distorted import find_references
+from milo_restore.data.latent_cache import images_sha256
+from milo_restore.errors import DataError
+from milo_restore.evaluate.restoration import RestorationPair
+
+FACE = "astronaut-face"
+FACE_ROWS, FACE_COLUMNS = slice(0, 256), slice(96, 352)  # of scikit-image's astronaut
+
+
+@dataclass(frozen=True)
+class Data:
+    """What to train and test on: named data sets, ``photographs`` (scikit-image's; no download), or folders."""
+
+    train: tuple[str, ...] = ("photographs",)
+    test: tuple[str, ...] = ("held-out-photographs",)  # astronaut-face: the face in one of the photographs
+    leave_out: tuple[str, ...] = ()  # file names that are not trained on
+    root: str | None = None  # where named data sets lie; null: MILO_RESTORE_ASSETS, then the cache
+    in_memory: bool = True  # false: folders' images are read each time they are needed
+    degradation: Literal["noise", "codeformer", "realesrgan", "face"] = "codeformer"  # one of the following
+    noise: BlindNoiseSettings = field(default_factory=BlindNoiseSettings)
+    codeformer: CodeFormerSettings = field(default_factory=CodeFormerSettings)
+    realesrgan: RealESRGANSettings = field(default_factory=RealESRGANSettings)
+    face: FaceSettings = field(default_factory=FaceSettings)
+    on_device: bool = False  # realesrgan: degrade on the accelerator
+    test_sigmas: tuple[float, ...] = (15.0, 25.0, 50.0)  # noise: levels of the test images, in 8-bit units
+    test_side: int | None = None  # centre squares of the test images, in pixels; null: whole images
+    quick_images: int = 2  # test images looked at during training; the final evaluation takes all
+
+    def __post_init__(self) -> None:
+        if not (self.train and self.test and self.test_sigmas) or self.quick_images < 1:
+            raise ValueError("train, test and test_sigmas need an entry each, and quick_images at least 1")
+        for name in ("noise", "codeformer", "realesrgan", "face"):
+            settings = getattr(self, name)
+            if name != self.degradation and settings != type(settings)():
+                raise ValueError(f"{name} is set, but the degradation is {self.degradation}")
+        if self.on_device and self.degradation != "realesrgan":
+            raise ValueError("on_device needs degradation: realesrgan; the others run in the data workers")
+
+    @property
+    def chosen(self) -> Degradation:
+        """The degradation with its settings."""
+        return build_degradation(self.degradation, getattr(self, self.degradation))
+
+
+class Files(Sequence[Any]):
+    """Image files as (name, array), each read when it is asked for: for sets that do not fit into memory."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: Any) -> tuple[str, NDArray[np.uint8]]:
+        return self.paths[number].name, read_image(self.paths[number])
+
+
+class FilePairs(DegradedPairs):
+    """`DegradedPairs` of images that stay on disk."""
+
+    def __init__(self, files: Files, degradation: Degradation | None, *, seed: int) -> None:
+        super().__init__([files[0]], degradation, seed=seed)
+        self.images: Any = files
+
+    def _crop(self, image: NDArray[np.uint8], step: int, index: int, patch: int) -> NDArray[np.float32]:
+        if min(image.shape[:2]) < patch:
+            what = f"a patch of {patch} pixels does not fit into an image of {image.shape[1]}x{image.shape[0]}"
+            raise DataError(what, where="data.train", mend="Leave small images out, or take smaller patches")
+        return super()._crop(image, step, index, patch)
+
+
+def collection(name: str, data: Data) -> list[tuple[str, NDArray[np.uint8]]]:
+    """A set of images in memory, by name or folder."""
+    if name != FACE:
+        return load_collection(name, data.root)
+    astronaut = dict(PHOTOGRAPHS["photographs"]())["astronaut.png"]
+    return [(f"{FACE}.png", astronaut[FACE_ROWS, FACE_COLUMNS].copy())]
+
+
+def training_pairs(data: Data, seed: int) -> DegradedPairs:
+    """Degraded and clean patches of the training images; with ``on_device``, clean ones and their keys."""
+    degradation = None if data.on_device else data.chosen
+    if data.in_memory:
+        images = [image for name in data.train for image in collection(name, data) if image[0] not in data.leave_out]
+        return DegradedPairs(images, degradation, seed=seed)
+    named = [find_dataset(name, Path(data.root) if data.root else None) if name in DATASETS
+             else find_references(name, None, seed)[0] for name in data.train]  # fmt: skip
+    paths = [path for found in named for path in found if path.name not in data.leave_out]
+    return FilePairs(Files(paths), degradation, seed=seed)
+
+
+def held_out(data: Data) -> dict[str, list[RestorationPair]]:
+    """The test images, degraded the same way each time; denoising has one set for each noise level."""
+    sets: dict[str, list[RestorationPair]] = {}
+    for name in data.test:
+        images = [(file, _centre(image, data.test_side)) for file, image in collection(name, data)]
+        if data.degradation == "noise":
+            for sigma in data.test_sigmas:
+                noisy = [RestorationPair(file, evaluation_input(image, sigma), image) for file, image in images]
+                sets[f"{name}, sigma {sigma:g}"] = noisy
+        else:
+            sets[f"{name}, {data.degradation}"] = [
+                _degraded(number, *image, data) for number, image in enumerate(images)
+            ]
+    return sets
+
+
+def pieces(pairs: Sequence[RestorationPair], side: int) -> tuple[Tensor, Tensor]:
+    """The four corners and the centre of each test image: degraded and clean, (N, 3, s, s).
+
+    Args:
+        pairs: the images.
+        side: s; less where an image is smaller, in steps of one latent cell.
+    """
+    side = min(side, *(length // 8 * 8 for pair in pairs for length in pair.target.shape[:2]))
+    degraded, clean = [], []
+    for pair in pairs:
+        down, right = (length - side for length in pair.target.shape[:2])
+        for top, left in ((0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)):
+            window = (slice(None), slice(top, top + side), slice(left, left + side))
+            degraded.append(pair.degraded[window])
+            clean.append(to_tensor(pair.target)[window])
+    return torch.stack(degraded), torch.stack(clean)
+
+
+def fingerprint(pairs: DegradedPairs, data: Data) -> dict[str, str]:
+    """What a run trains on: the images (those on disk by name and size) and the degradation with all its values."""
+    if isinstance(pairs, FilePairs):
+        listed = "\n".join(f"{path.name} {path.stat().st_size}" for path in pairs.images.paths)
+        images = hashlib.sha256(listed.encode()).hexdigest()
+    else:
+        images = images_sha256(pairs.images)
+    return {"images": images, "degradation": repr(data.chosen), "flip": str(pairs.flip)}
+
+
+def contents(pairs: DegradedPairs, samples: int) -> str:
+    """A hash of the files that the first samples come from; images in memory are in the fingerprint already."""
+    if not isinstance(pairs, FilePairs):
+        return ""
+    used = sorted({pairs.image_number(position) for position in range(samples)})
+    return hashlib.sha256(" ".join(sha256_of(pairs.images.paths[number]) for number in used).encode()).hexdigest()
+
+
+def _centre(image: NDArray[np.uint8], side: int | None) -> NDArray[np.uint8]:
+    height, width = (length if side is None else min(length, side) for length in image.shape[:2])
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return np.ascontiguousarray(image[top : top + height, left : left + width])
+
+
+def _degraded(number: int, name: str, image: NDArray[np.uint8], data: Data) -> RestorationPair:
+    """One test image. Its target is the image itself, also where training sharpens targets."""
+    clean = image.astype(np.float32) / np.float32(255)
+    degraded, _ = data.chosen(clean, keyed_rng(0, "held out", number))
+    return RestorationPair(name, torch.from_numpy(np.ascontiguousarray(degraded.transpose(2, 0, 1))), image)
