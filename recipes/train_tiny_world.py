@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from milo_restore.config import dump_config
 from milo_restore.data import NoisyPatches, SampleKey, keyed_rng, load_collection, to_tensor
+from milo_restore.data.degrade import CodeFormerSettings, Degradation, FaceSettings, build_degradation
 from milo_restore.data.degraded import DegradedPairs
 from milo_restore.errors import WeightsError
 from milo_restore.models import tiny
@@ -54,10 +55,17 @@ class Config:
     world: str = "runs/tiny_world"  # folder of the world: earlier parts are read from it, the trained part goes there
     kl_weight: float = 3e-4  # vae: weight of the KL divergence per latent element beside the MSE on [-1, 1]
     degradation: str = "noise"  # cleaner, control: which one to undo, by its name in milo_restore.data.degrade
+    codeformer: CodeFormerSettings = field(default_factory=CodeFormerSettings)  # where the degradation is that one
+    face: FaceSettings = field(default_factory=FaceSettings)  # the same
     file: str = "denoise"  # cleaner: cleaner_NAME.safetensors; control: which cleaner makes the conditions
     negative_share: float = 0.15  # unet: share of degraded latents, shown with the negative prompt
     data: Data = field(default_factory=Data)
     training: TrainSettings = field(default_factory=TrainSettings)
+
+    @property
+    def chosen(self) -> Degradation:
+        """The degradation with its settings."""
+        return build_degradation(self.degradation, getattr(self, self.degradation, None))
 
 
 class Autoencoding(nn.Module):
@@ -175,13 +183,13 @@ def train_vae(config: Config, run: RunArguments) -> int:
     return result or 0
 
 
-def encode_crops(config: Config, cleaner: nn.Module | None, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+def encode_crops(config: Config, cleaner: nn.Module | None, degradations: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
     """Latents of clean crops and of the same crops degraded (and cleaned, where a cleaner is given)."""
     from diffusers import AutoencoderKL
 
     vae = part_of(Path(config.world), AutoencoderKL, "vae")
     images, seed = load_collection(config.data.train), config.training.seed
-    sources = [DegradedPairs(images, name, seed=seed) for name in names]
+    sources = [DegradedPairs(images, name, seed=seed) for name in degradations]
     keys = [SampleKey(1, number, number, config.data.crop) for number in range(config.data.crops)]
     samples = [sources[number % len(sources)][key] for number, key in enumerate(keys)]
 
@@ -214,7 +222,7 @@ def train_control(config: Config, run: RunArguments) -> int:
 
     unet = part_of(Path(config.world), UNet2DConditionModel, "unet")
     cleaner = load_cleaner(Path(config.world) / f"cleaner_{config.file}.safetensors", device=PartialState().device)
-    latents = LatentCrops(*encode_crops(config, cleaner, (config.degradation,)), None, config.training.seed)
+    latents = LatentCrops(*encode_crops(config, cleaner, (config.chosen,)), None, config.training.seed)
     control = IRControlNet.from_unet(unet)
 
     def model_output(model: nn.Module, z_t: Tensor, t: Tensor, context: Tensor, batch: dict[str, Any]) -> Tensor:
@@ -265,8 +273,8 @@ def diffusion(config: Config, output: Any = plain_output) -> tuple[Any, Any]:
 def train_cleaner(config: Config, run: RunArguments) -> int:
     """A cleaner: from degraded to clean pixels with L1."""
     seed = config.training.seed
-    pairs = DegradedPairs(load_collection(config.data.train), config.degradation, seed=seed)
-    unseen = DegradedPairs(load_collection(config.data.validation), config.degradation, seed=seed + 1)
+    pairs = DegradedPairs(load_collection(config.data.train), config.chosen, seed=seed)
+    unseen = DegradedPairs(load_collection(config.data.validation), config.chosen, seed=seed + 1)
     samples = [unseen[SampleKey(1, number, number, config.data.validation_side)] for number in range(len(unseen))]
     inputs, targets = (torch.stack([sample[key] for sample in samples]) for key in ("input", "target"))
     torch.manual_seed(seed)

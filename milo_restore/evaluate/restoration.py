@@ -24,8 +24,8 @@ from milo_restore.models.diffbir import predict
 
 STAGES = ("input", "cleaner", "output")
 METRICS = ("psnr", "ssim", "milo")
-MASK_TOP = 0.25
-"""Where the colours of a normalised mask, in (0, 1), end: as in the pictures of the denoiser."""
+MASK_SHARE = 0.995
+"""The colours of the masks end where this share of all their values lies below: they are small, and a few stand out."""
 
 Restore = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """``restore(image, number)``: (1, 3, H, W) in [0, 1] to the restored and the merely cleaned image, of one size.
@@ -154,22 +154,24 @@ def restoration_samples(
         restore: as in `evaluate_restorer`.
         pairs: the images.
         mask: output and target, (1, 3, H, W) in [0, 1], to a mask in (0, 1), (1, 1, h, w); of a latent mask each cell
-            becomes a square. Its colours run from 0 (black) to `MASK_TOP` and above (pale yellow).
+            becomes a square. Its colours run from 0 (black) to the value in the title and above (pale yellow).
         mask_title: of the last column.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    columns: dict[str, list[NDArray[np.uint8]]] = {
-        name: [] for name in (*STAGES, "target", f"{mask_title} (0 to {MASK_TOP:g})")
-    }
+    columns: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in (*STAGES, "target")}
+    masks: list[Tensor] = []
     for number, pair in enumerate(pairs):
         images = _restored(restore, pair, number)
         with torch.no_grad():
             values = mask(to_tensor(images[-1])[None], to_tensor(pair.target)[None]).float().cpu()
-        whole = nn.functional.interpolate(values, size=pair.target.shape[:2], mode="nearest")[0, 0]
-        for column, picture in zip(columns.values(), (*images, pair.target, heat_map(whole, MASK_TOP))):
+        masks.append(nn.functional.interpolate(values, size=pair.target.shape[:2], mode="nearest")[0, 0])
+        for column, picture in zip(columns.values(), (*images, pair.target)):
             column.append(picture)
+    # numpy's quantile, for torch's has a limit on the number of values
+    top = float(np.quantile(torch.cat([mask.flatten() for mask in masks]).numpy(), MASK_SHARE)) or 1.0
+    columns[f"{mask_title} (0 to {top:.2g})"] = [heat_map(mask, top) for mask in masks]
     return comparison_grid(columns)
 
 
