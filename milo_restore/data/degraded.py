@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
+from milo_restore.data.crops import Crops, cut
 from milo_restore.data.degrade import Degradation, build_degradation
 from milo_restore.data.degrade.kernels import load_degradations
-from milo_restore.data.keys import SampleKey, epoch_order, keyed_rng
-from milo_restore.errors import ConfigError, DataError
+from milo_restore.data.keys import SampleKey, keyed_rng
 
 STREAM = "degrade"
 
 
-class DegradedPairs(Dataset[dict[str, Any]]):
+class DegradedPairs(Crops):
     """Patches for training a restorer: crop, mirror, then degrade.
 
     A sample is a pure function of ``seed`` and its `SampleKey`: the data set keeps no state, so that the order of
@@ -50,23 +49,11 @@ class DegradedPairs(Dataset[dict[str, Any]]):
         seed: int = 0,
         flip: bool = True,
     ) -> None:
-        if not images:
-            raise DataError("no images to train on")
-        for name, image in images:
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-                raise DataError(f"expected an (H, W, 3) uint8 array, got {image.shape} {image.dtype}", where=name)
-        if not -(2**63) <= seed < 2**63:
-            raise ConfigError(f"a seed has at most 64 bits, got {seed}", where="seed")
-        self.images = list(images)
+        super().__init__(images, seed)
         self.degradation = build_degradation(degradation) if isinstance(degradation, str) else degradation
-        self.seed, self.flip = seed, flip
+        self.flip = flip
         if self.degradation is not None and self.degradation.name != "noise":
             load_degradations()  # here, where worker processes inherit it: each would take a second to import it
-        self._smallest = min(self.images, key=lambda item: min(item[1].shape[:2]))
-
-    def __len__(self) -> int:
-        """The number of images, which is the length of an epoch. Keys go on beyond it."""
-        return len(self.images)
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         """One sample.
@@ -83,7 +70,7 @@ class DegradedPairs(Dataset[dict[str, Any]]):
             DataError: the patch does not fit into the smallest image, which is named. Nothing is padded.
         """
         step, index, position, patch = key
-        self._check_patch(patch)
+        self.check_patch(patch)
         name, image = self.images[self.image_number(position)]
         clean = self._crop(image, step, index, patch)
         if self.degradation is None:
@@ -91,28 +78,12 @@ class DegradedPairs(Dataset[dict[str, Any]]):
         degraded, target = self.degradation(clean, keyed_rng(self.seed, STREAM, step, index))
         return {"input": _tensor(degraded), "target": _tensor(target), "name": name}
 
-    def image_number(self, position: int) -> int:
-        """Which image the sample at ``position`` of the run comes from."""
-        epoch, place = divmod(position, len(self.images))
-        return int(epoch_order(self.seed, epoch, len(self.images))[place])
-
     def _crop(self, image: NDArray[np.uint8], step: int, index: int, patch: int) -> NDArray[np.float32]:
         rng = keyed_rng(self.seed, "crop", step, index)
-        height, width = image.shape[:2]
-        top, left = int(rng.integers(height - patch + 1)), int(rng.integers(width - patch + 1))
-        crop = image[top : top + patch, left : left + patch]
+        crop = cut(image, patch, rng)
         if self.flip and rng.random() < 0.5:
             crop = crop[:, ::-1]
         return np.ascontiguousarray(crop).astype(np.float32) / np.float32(255)
-
-    def _check_patch(self, patch: int) -> None:
-        name, image = self._smallest
-        side = min(image.shape[:2])
-        if patch > side:
-            what = f"a patch of {patch} pixels does not fit into {image.shape[1]}x{image.shape[0]}"
-            raise DataError(what, where=name, mend=f"Cap the patches at {side}, or leave this image out")
-        if patch < 1:
-            raise ConfigError(f"a patch has at least one pixel, got {patch}", where="patch")
 
 
 def _tensor(image: NDArray[np.float32]) -> torch.Tensor:

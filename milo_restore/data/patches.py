@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
-from milo_restore.data.keys import SampleKey, epoch_order, keyed_rng
+from milo_restore.data.crops import Crops, cut
+from milo_restore.data.keys import SampleKey, keyed_rng
 from milo_restore.data.noise import draw_noise, noise_range
-from milo_restore.errors import ConfigError, DataError
 
 MIXUP_BETA = 1.2  # both parameters of the Beta distribution in Restormer's published denoising configurations
 
 
-class NoisyPatches(Dataset[dict[str, Any]]):
+class NoisyPatches(Crops):
     """Patches for training a denoiser: crop, flip and rotate, then add Gaussian noise, which is not clipped.
 
     A sample is a pure function of ``seed`` and its `SampleKey`: the data set keeps no state, so that the order of
@@ -50,21 +49,9 @@ class NoisyPatches(Dataset[dict[str, Any]]):
         augment: bool = True,
         mixup: bool = False,
     ) -> None:
-        if not images:
-            raise DataError("no images to train on")
-        for name, image in images:
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-                raise DataError(f"expected an (H, W, 3) uint8 array, got {image.shape} {image.dtype}", where=name)
-        if not -(2**63) <= seed < 2**63:
-            raise ConfigError(f"a seed has at most 64 bits, got {seed}", where="seed")
-        self.images = list(images)
+        super().__init__(images, seed)
         self.sigma = noise_range(sigma)
-        self.seed, self.augment, self.mixup = seed, augment, mixup
-        self._smallest = min(self.images, key=lambda item: min(item[1].shape[:2]))
-
-    def __len__(self) -> int:
-        """The number of images, which is the length of an epoch. Keys go on beyond it."""
-        return len(self.images)
+        self.augment, self.mixup = augment, mixup
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         """One sample.
@@ -80,7 +67,7 @@ class NoisyPatches(Dataset[dict[str, Any]]):
             DataError: the patch does not fit into the smallest image, which is named. Nothing is padded.
         """
         step, index, position, patch = key
-        self._check_patch(patch)
+        self.check_patch(patch)
         number = self.image_number(position)
         noisy, clean, level = self._draw("", number, step, index, patch)
         share = self._own_share(step)
@@ -97,11 +84,6 @@ class NoisyPatches(Dataset[dict[str, Any]]):
             "name": self.images[number][0],
         }
 
-    def image_number(self, position: int) -> int:
-        """Which image the sample at ``position`` of the run comes from."""
-        epoch, place = divmod(position, len(self.images))
-        return int(epoch_order(self.seed, epoch, len(self.images))[place])
-
     def _own_share(self, step: int) -> np.float32:
         """How much of a mixed patch is its own at this step; 1 where nothing is mixed."""
         if not self.mixup:
@@ -114,9 +96,7 @@ class NoisyPatches(Dataset[dict[str, Any]]):
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
         image = self.images[number][1]
         rng = keyed_rng(self.seed, stream + "crop", step, index)
-        height, width = image.shape[:2]
-        top, left = int(rng.integers(height - patch + 1)), int(rng.integers(width - patch + 1))
-        crop = image[top : top + patch, left : left + patch]
+        crop = cut(image, patch, rng)
         if self.augment:
             crop = orient(crop, int(rng.integers(8)))
         clean = np.empty((3, patch, patch), np.float32)
@@ -124,15 +104,6 @@ class NoisyPatches(Dataset[dict[str, Any]]):
         noise, level = draw_noise(keyed_rng(self.seed, stream + "noise", step, index), clean.shape, self.sigma)
         noise += clean
         return noise, clean, level
-
-    def _check_patch(self, patch: int) -> None:
-        name, image = self._smallest
-        side = min(image.shape[:2])
-        if patch > side:
-            what = f"a patch of {patch} pixels does not fit into {image.shape[1]}x{image.shape[0]}"
-            raise DataError(what, where=name, mend=f"Cap the patches at {side}, or leave this image out")
-        if patch < 1:
-            raise ConfigError(f"a patch has at least one pixel, got {patch}", where="patch")
 
 
 def orient(image: NDArray[Any], number: int) -> NDArray[Any]:
