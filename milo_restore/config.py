@@ -34,7 +34,7 @@ def load_config(schema: type[T], path: str | Path | None = None, overrides: Sequ
         ConfigError: naming the file, the key, and what would be right.
     """
     source = str(path) if path is not None else "config"
-    tree = _read(Path(path)) if path is not None else {}
+    tree = read_yaml(Path(path)) if path is not None else {}
     for override in overrides:
         _set(tree, override)
     return typing.cast(T, _build(schema, tree, source, ""))
@@ -58,7 +58,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping as plain dicts and lists; of an empty file an empty one.
+
+    Raises:
+        ConfigError: it cannot be read, is not YAML, or holds no mapping.
+    """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

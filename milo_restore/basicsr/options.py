@@ -13,6 +13,7 @@ import yaml
 from basicsr.utils.options import _postprocess_yml_value
 
 from milo_restore.basicsr.losses import LPIPSLoss, MILOLoss, keys_of
+from milo_restore.config import read_yaml
 from milo_restore.errors import ConfigError
 
 __all__ = ["LOSSES", "add_options", "forced", "read_options", "swap_loss"]
@@ -50,13 +51,8 @@ def read_options(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read, is not YAML, or holds no mapping.
     """
-    try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read ({error})", where=path, mend="Name an existing YAML file") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"is not valid YAML ({' '.join(str(error).split())})", where=path) from error
-    if not isinstance(options, dict):
+    options = read_yaml(path)
+    if not options:
         raise ConfigError("must hold a mapping of keys to values", where=path)
     return options
 

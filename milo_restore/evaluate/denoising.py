@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -10,16 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from accelerate.utils import extract_model_from_parallel
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from milo_restore.data import evaluation_input, to_tensor, to_uint8
-from milo_restore.errors import DataError, MiloRestoreError, NumericsError
+from milo_restore.data import evaluation_input, to_uint8
+from milo_restore.errors import DataError, NumericsError
 from milo_restore.evaluate.grid import comparison_grid, heat_map
 from milo_restore.evaluate.metrics import psnr, ssim
+from milo_restore.evaluate.sharing import finite, metric_pair, milo_error, named_weights, over_processes, text_table
 from milo_restore.metric import MILO
 
 MASK_TOP = 1.0
@@ -77,8 +75,8 @@ class DenoisingScores:
         return {
             "sigma": self.sigma,
             "milo_weights": self.milo_weights,
-            "means": _finite(self.means()),
-            "images": [_finite(asdict(row)) for row in self.rows],
+            "means": finite(self.means()),
+            "images": [finite(asdict(row)) for row in self.rows],
         }
 
 
@@ -118,27 +116,12 @@ def evaluate_denoiser(
     """
     if not images:
         raise DataError("there are no images to evaluate on")
-    # Not accelerate's PartialState: made before an Accelerator, it sees one process on CPUs, however many there are.
-    several = dist.is_available() and dist.is_initialized()
-    rank, processes = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
-    hidden = rank > 0 or (None if progress is None else not progress)  # None: on terminals only
-    mine = range(rank, len(images), processes)
-    bar = tqdm(mine, desc=f"sigma {sigma:g}", unit="image", leave=False, disable=hidden)
-    rows: list[tuple[int, ImageScores]] = []
-    failure: MiloRestoreError | None = None
-    try:
-        for index in bar:
-            rows.append((index, _score(model, *images[index], sigma, milo, device)))
-    except MiloRestoreError as error:  # raised below, on all processes: the others would wait for this one for ever
-        failure = error
-    gathered: list[Any] = [(rows, failure)] * processes
-    if several:
-        dist.all_gather_object(gathered, (rows, failure))
-    for failure in [problem for _, problem in gathered if problem is not None]:
-        raise failure
-    ordered = sorted(row for part, _ in gathered for row in part)
-    weights = str(milo.weights) if milo is not None and milo.weights is not None else None
-    return DenoisingScores(float(sigma), weights, tuple(row for _, row in ordered))
+
+    def score(number: int) -> ImageScores:
+        return _score(model, *images[number], sigma, milo, device)
+
+    rows = over_processes(len(images), score, title=f"sigma {sigma:g}", progress=progress)
+    return DenoisingScores(float(sigma), named_weights(milo), tuple(rows))
 
 
 def denoise(model: nn.Module, noisy: Tensor, *, device: torch.device | str | None = None) -> NDArray[np.uint8]:
@@ -183,7 +166,7 @@ def denoising_samples(
         for column, picture in zip(columns.values(), (to_uint8(noisy), output, clean)):
             column.append(picture)
         if milo is not None:
-            image, reference = _pair(milo, output, clean)
+            image, reference = metric_pair(milo, output, clean)
             with torch.no_grad():
                 masks.append(heat_map(milo.mask(image, reference=reference)[0, 0], MASK_TOP))
     if milo is not None:
@@ -204,9 +187,7 @@ def summary_table(results: Sequence[tuple[str, float, DenoisingScores]]) -> str:
         pair = [f"{means[f'input_{key}']:.{digits}f} -> {means[key]:.{digits}f}" if key in means else "-"
                 for key, digits in (("psnr", 2), ("ssim", 4), ("milo", 5))]  # fmt: skip
         lines.append((name, f"{sigma:g}", str(len(scores.rows)), pair[0], pair[1], pair[2]))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
-    return "\n".join([texts[0], "-" * max(map(len, texts)), *texts[1:]])
+    return text_table(lines)
 
 
 def _score(
@@ -222,7 +203,7 @@ def _score(
     raw = to_uint8(noisy)
     try:
         output = denoise(model, noisy, device=device)
-        visible, input_visible = (_milo(milo, array, clean) for array in (output, raw))
+        visible, input_visible = (milo_error(milo, array, clean) for array in (output, raw))
         return ImageScores(
             name, psnr(output, clean), ssim(output, clean), visible, psnr(raw, clean), ssim(raw, clean), input_visible
         )
@@ -231,19 +212,6 @@ def _score(
         raise NumericsError("the network's output holds NaN or infinite values", where=name, mend=mend) from error
     except DataError as error:
         raise DataError(error.what, where=name, mend=error.mend) from error
-
-
-def _milo(milo: MILO | None, array: NDArray[np.uint8], clean: NDArray[np.uint8]) -> float | None:
-    if milo is None:
-        return None
-    image, reference = _pair(milo, array, clean)
-    with torch.no_grad():
-        return float(milo(image, reference=reference))
-
-
-def _pair(milo: MILO, array: NDArray[np.uint8], clean: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-    device = next((tensor.device for tensor in (*milo.buffers(), *milo.parameters())), torch.device("cpu"))
-    return to_tensor(array)[None].to(device), to_tensor(clean)[None].to(device)
 
 
 @contextmanager
@@ -258,7 +226,3 @@ def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if isinstance(value, float) and math.isinf(value) else value for key, value in values.items()}

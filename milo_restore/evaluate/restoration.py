@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from milo_restore.data import to_tensor, to_uint8
-from milo_restore.errors import DataError, MiloRestoreError, NumericsError
+from milo_restore.errors import DataError, NumericsError
 from milo_restore.evaluate.grid import comparison_grid, heat_map
 from milo_restore.evaluate.metrics import psnr, ssim
+from milo_restore.evaluate.sharing import finite, milo_error, named_weights, over_processes, text_table
 from milo_restore.loss import DiffusionLoss, prediction_target
 from milo_restore.metric import MILO
 from milo_restore.models.diffbir import predict
@@ -68,7 +66,7 @@ class RestorationScores:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON, which has no infinity: the PSNR of identical images becomes None."""
-        return {**asdict(self), "means": _finite(self.means()), "rows": [_finite(row) for row in self.rows]}
+        return {**asdict(self), "means": finite(self.means()), "rows": [finite(row) for row in self.rows]}
 
 
 def pipeline_restorer(pipeline: Any, *, seed: int = 0, **options: Any) -> Restore:
@@ -116,30 +114,17 @@ def evaluate_restorer(
     """
     if not pairs:
         raise DataError("there are no images to evaluate on")
-    several = dist.is_available() and dist.is_initialized()
-    rank, processes = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
-    hidden = rank > 0 or (None if progress is None else not progress)  # None: on terminals only
-    mine = range(rank, len(pairs), processes)
-    rows: list[tuple[int, dict[str, Any]]] = []
-    failure: MiloRestoreError | None = None
-    try:
-        for number in tqdm(mine, desc=title, unit="image", leave=False, disable=hidden):
-            images = _restored(restore, pairs[number], number)
-            scores: dict[str, Any] = {"name": pairs[number].name}
-            for stage, image in zip(STAGES, images):
-                measured = zip(METRICS, _measure(image, pairs[number].target, milo))
-                scores |= {f"{stage}_{metric}": value for metric, value in measured if value is not None}
-            rows.append((number, scores))
-    except MiloRestoreError as error:  # raised below, on all processes: the others would wait for this one for ever
-        failure = error
-    gathered: list[Any] = [(rows, failure)] * processes
-    if several:
-        dist.all_gather_object(gathered, (rows, failure))
-    for failure in [problem for _, problem in gathered if problem is not None]:
-        raise failure
-    ordered = sorted((row for part, _ in gathered for row in part), key=lambda row: row[0])
-    weights = str(milo.weights) if milo is not None and milo.weights is not None else None
-    return RestorationScores(weights, tuple(row for _, row in ordered))
+
+    def score(number: int) -> dict[str, Any]:
+        pair = pairs[number]
+        scores: dict[str, Any] = {"name": pair.name}
+        for stage, image in zip(STAGES, _restored(restore, pair, number)):
+            values = (psnr(image, pair.target), ssim(image, pair.target), milo_error(milo, image, pair.target))
+            scores |= {f"{stage}_{metric}": value for metric, value in zip(METRICS, values) if value is not None}
+        return scores
+
+    rows = over_processes(len(pairs), score, title=title, progress=progress)
+    return RestorationScores(named_weights(milo), tuple(rows))
 
 
 def restoration_samples(
@@ -192,9 +177,7 @@ def restoration_table(results: Sequence[tuple[str, RestorationScores]]) -> str:
             for metric, digits in zip(METRICS, (2, 4, 5))
         ]
         lines.append((name, str(len(scores.rows)), cells[0], cells[1], cells[2]))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
-    return "\n".join([texts[0], "-" * max(map(len, texts)), *texts[1:]])
+    return text_table(lines)
 
 
 @torch.no_grad()
@@ -250,18 +233,3 @@ def _restored(restore: Restore, pair: RestorationPair, number: int) -> list[NDAr
         if array.shape != pair.target.shape:
             raise DataError(f"came out as {array.shape}, the target is {pair.target.shape}", where=pair.name)
     return arrays
-
-
-def _measure(
-    image: NDArray[np.uint8], target: NDArray[np.uint8], milo: MILO | None
-) -> tuple[float, float, float | None]:
-    visible = None
-    if milo is not None:
-        device = next((tensor.device for tensor in (*milo.buffers(), *milo.parameters())), torch.device("cpu"))
-        with torch.no_grad():
-            visible = float(milo(to_tensor(image)[None].to(device), reference=to_tensor(target)[None].to(device)))
-    return psnr(image, target), ssim(image, target), visible
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if isinstance(value, float) and math.isinf(value) else value for key, value in values.items()}
