@@ -88,8 +88,10 @@ def read_checkpoint(path: Path) -> State:
         raise WeightsError("no such checkpoint", where=path, mend=f"Give a file ending in {', '.join(_SUFFIXES)}")
     if path.suffix not in _SUFFIXES:
         raise WeightsError(f"unknown suffix {path.suffix!r}", where=path, mend=f"Known: {', '.join(_SUFFIXES)}")
+    from safetensors.torch import load_file
+
     try:
-        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+        content = load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
     except pickle.UnpicklingError as error:
         mend = "Fetch it again; or, where it holds more than tensors, take the .safetensors of the same model"
         raise WeightsError("is damaged, or holds objects that are no weights", where=path, mend=mend) from error
@@ -116,13 +118,3 @@ def _read_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError:  # written by a PyTorch before 1.6, which cannot be mapped
         return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _read_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:  # not a subclass of anything the caller expects
-        raise ValueError(str(error)) from error
