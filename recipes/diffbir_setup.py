@@ -19,7 +19,7 @@ from milo_restore.loss import DiffusionLoss
 from milo_restore.models.cleaner import load_cleaner
 from milo_restore.models.diffbir import IRControlNet, noise_scheduler
 from milo_restore.models.diffbir.components import load_components, load_control
-from milo_restore.models.diffbir.prompts import NEGATIVE_PROMPT, Prompts, StoredPrompts
+from milo_restore.models.diffbir.prompts import NEGATIVE_PROMPT, EncodedPrompts, Prompts, StoredPrompts
 
 if TYPE_CHECKING:
     from diffbir import Config
@@ -101,10 +101,9 @@ def load_frozen(config: Config, device: torch.device) -> Frozen:
 
 def embeddings(texts: Sequence[str], prompts: Prompts, cache: str | None) -> dict[str, Tensor]:
     """What the text encoder makes of the texts, (1, L, D) each; from the cache, where there is one."""
-    encoder = getattr(prompts, "text_encoder", None)
-    if cache is None or encoder is None:
+    if cache is None or not isinstance(prompts, EncodedPrompts):
         return {text: prompts.embed(text) for text in texts}
-    return cached_embeddings(texts, prompts.embed, cache, module_sha256(encoder))
+    return cached_embeddings(texts, prompts.embed, cache, module_sha256(prompts.encoder))
 
 
 def start_control(config: Config, frozen: Frozen) -> IRControlNet:

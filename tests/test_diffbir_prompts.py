@@ -14,6 +14,9 @@ from safetensors.torch import load_file, save_file
 from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.models.diffbir.prompts import PROMPTS_FILE, EncodedPrompts, StoredPrompts, load_prompts
 
+import micro_world  # noqa: F401  # isort: skip
+import diffbir_setup  # isort: skip  # found through micro_world's path
+
 WIDTH = 24
 WORDS = ("!", "a</w>", "blurry</w>", "face</w>", "<|startoftext|>", "<|endoftext|>")
 LETTERS = "abcefluryi"
@@ -141,3 +144,13 @@ def test_tables_that_are_none(tmp_path, tensors, texts):
     save_file(tensors, tmp_path / PROMPTS_FILE, texts)
     with pytest.raises(WeightsError, match="is no table of prompts"):
         load_prompts(tmp_path)
+
+
+def test_the_recipes_ask_a_text_encoder_once(text_base, tmp_path, monkeypatch):
+    cache, texts = str(tmp_path / "latents"), ["", "a face"]
+    expected = {text: load_prompts(text_base).embed(text) for text in texts}
+    first = diffbir_setup.embeddings(texts, load_prompts(text_base), cache)
+    assert all(torch.equal(first[text], expected[text]) for text in texts)
+    monkeypatch.setattr(EncodedPrompts, "_embed", lambda self, text: pytest.fail(f"asked again for {text!r}"))
+    again = diffbir_setup.embeddings(texts, load_prompts(text_base), cache)
+    assert all(torch.equal(again[text], expected[text]) for text in texts)
