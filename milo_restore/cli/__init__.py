@@ -46,6 +46,11 @@ COMMANDS = {
         "measure how well full-reference metrics follow people's opinions",
         "milo-restore correlate --dataset tid2013 --root tid2013/ --metrics milo psnr lpips --csv table.csv",
     ),
+    "evaluate": Command(
+        "milo_restore.cli.evaluate",
+        "measure a folder of restored images with full- and no-reference metrics",
+        "milo-restore evaluate --pred restored/ --ref clean/ --metrics psnr ssim milo --out results.json",
+    ),
     "restore": Command(
         "milo_restore.cli.restore",
         "restore images: blind denoising, super-resolution, faces",

@@ -35,6 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                                  epilog=f"example: {example}")  # fmt: skip
         sub.add_argument("names", metavar="NAMES", nargs="*", help=f"names that 'list' shows, or '{_ALL}'")
         sub.add_argument("--root", metavar="DIR", type=Path, help="look in, and download to, this folder only")
+        if action == "fetch":
+            sub.add_argument(
+                "--metrics",
+                metavar="NAME",
+                nargs="+",
+                default=[],
+                help="metrics of 'evaluate', pyiqa's among them, too",
+            )
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -45,9 +53,10 @@ def main(arguments: argparse.Namespace) -> int:
     if root is not None and not root.expanduser().is_dir():
         raise ConfigError("no such folder", where=f"--root {root}", mend="Make it first")
     known = (*assets.WEIGHTS, *assets.DATASETS)
-    if arguments.action == "fetch" and not arguments.names:
+    metrics = arguments.metrics if arguments.action == "fetch" else []
+    if arguments.action == "fetch" and not arguments.names and not metrics:
         raise ConfigError("name what to fetch", mend=f"Known: {', '.join(known)}; or '{_ALL}'")
-    everything = not arguments.names or arguments.names == [_ALL]
+    everything = (not arguments.names and not metrics) or arguments.names == [_ALL]
     names = known if everything else arguments.names
     if arguments.action == "list":
         print(status_table([assets.asset_status(name, root) for name in names]))
@@ -61,11 +70,28 @@ def main(arguments: argparse.Namespace) -> int:
             print(_line(act(name, root)), flush=True)
         except MiloRestoreError as error:  # the others are still worth having
             failures.append(error)
+    failures += _fetch_metrics(metrics)
     for failure in failures[:-1]:
         print(f"milo-restore: error: {failure}", file=sys.stderr)
     if failures:
         raise failures[-1]
     return 0
+
+
+def _fetch_metrics(names: Sequence[str]) -> list[MiloRestoreError]:
+    """Download what metrics need, say where it lies, and return what could not be had."""
+    if not names:
+        return []
+    from milo_restore.evaluate.metric_assets import fetch_metrics, weight_folders
+
+    failures = []
+    for name, found in fetch_metrics(names):
+        if isinstance(found, MiloRestoreError):
+            failures.append(found)
+        else:
+            print(f"{name}: ready: {found}", flush=True)
+    print("for a machine without network, copy what lies in", ", ".join(map(str, weight_folders())))
+    return failures
 
 
 def status_table(statuses: Sequence[AssetStatus]) -> str:

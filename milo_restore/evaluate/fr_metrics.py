@@ -143,7 +143,7 @@ def _masked(base: str, weights: str) -> Any:
 
 def _pyiqa(name: str, device: torch.device) -> FRMetric:
     try:
-        with _quiet():
+        with quiet():
             import pyiqa
             from pyiqa.default_model_configs import DEFAULT_CONFIGS
         version = str(pyiqa.__version__)
@@ -153,7 +153,7 @@ def _pyiqa(name: str, device: torch.device) -> FRMetric:
     if name not in DEFAULT_CONFIGS:
         raise MetricUnavailable(f"pyiqa {version} does not offer it", where=name, mend="Upgrade pyiqa")
     try:
-        with _quiet(), _short_patience():
+        with quiet(), short_patience():
             metric = pyiqa.create_metric(name, device=device, **_OPTIONS.get(name, {}))
     except (OSError, RuntimeError, ImportError) as error:  # offline: URLError and HuggingFace's are OSErrors
         reason = " ".join(str(error).split())[:160] or type(error).__name__
@@ -163,12 +163,12 @@ def _pyiqa(name: str, device: torch.device) -> FRMetric:
     def score(image: Tensor, reference: Tensor) -> float:
         return float(metric(image, reference))  # pyiqa: the distorted image first
 
-    digest = _tensors_sha256(metric.net.state_dict())
+    digest = tensors_sha256(metric.net.state_dict())
     described = None if digest is None else f"pyiqa's default, tensors' sha256 {digest[:12]}"
     return FRMetric(name, bool(metric.lower_better), f"pyiqa {version}", described, digest, score)
 
 
-def _tensors_sha256(state: dict[str, Tensor]) -> str | None:
+def tensors_sha256(state: dict[str, Tensor]) -> str | None:
     """A hash of names, types, shapes and values; None where there are no tensors."""
     if not state:
         return None
@@ -181,14 +181,14 @@ def _tensors_sha256(state: dict[str, Tensor]) -> str | None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Standard output is sent to standard error: pyiqa reports downloads there, and it is for the table."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
 
 
 @contextlib.contextmanager
-def _short_patience() -> Iterator[None]:
+def short_patience() -> Iterator[None]:
     """torch.hub sets no time limit: a server that never answers would hold a run up for minutes."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE)

@@ -1,0 +1,157 @@
+"""``milo-restore evaluate``: a folder of restored images, measured with full- and no-reference metrics."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from milo_restore.errors import ConfigError
+from milo_restore.output import check_target, write_text
+
+if TYPE_CHECKING:
+    import torch
+
+    from milo_restore.evaluate.suite_metric import Protocol
+
+_NAMED = 8
+_PROTOCOLS = ("denoising", "super-resolution", "super-resolution-y")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``evaluate``."""
+    parser.description = (
+        "Measure a folder of restored images: per-image values, means and 95% bootstrap intervals. Values are kept in "
+        "a cache under the files' hashes: a second run computes only what is new, an interrupted one goes on. For "
+        "several processes: accelerate launch -m milo_restore.cli evaluate ..."
+    )
+    parser.add_argument("--pred", required=True, type=Path, metavar="DIR", help="the restored images")
+    parser.add_argument("--ref", type=Path, metavar="DIR", help="what they should be; full-reference metrics need it")
+    parser.add_argument(
+        "--input", type=Path, metavar="DIR", help="what they were restored from: only recorded, for the report"
+    )
+    parser.add_argument(
+        "--metrics",
+        required=True,
+        nargs="+",
+        metavar="NAME",
+        help="psnr, ssim (by the protocol below), mae, milo, milo:mini, milo:PATH, e-mae, e-mse, e-psnr, e-ssim, "
+        "ens-surrogate, niqe-basicsr, st-lpips, or any metric of pyiqa by its exact name: lpips, dists, topiq_nr, "
+        "clipiqa, musiq, niqe, ...; pyiqa:psnr and pyiqa:ssim are pyiqa's own (80 dB cap; luma)",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="results.json to write")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write one line per image, too")
+    parser.add_argument(
+        "--skip-unavailable", action="store_true", help="go on without metrics whose weights or package are missing"
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=_PROTOCOLS,
+        default="denoising",
+        help="of psnr and ssim: denoising (Restormer's: RGB, no border) and super-resolution (DiffBIR's: whole RGB "
+        "images) are the same; super-resolution-y is Y with 4 pixels cut off, of classical x4 tables "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--colour", choices=("rgb", "y"), help="of psnr and ssim, instead of the protocol's")
+    parser.add_argument("--border", type=int, metavar="PIXELS", help="cut off for psnr and ssim, instead of its own")
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="where values are kept (default: the cache's scores/)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="images of equal size at once (default: 8 on a GPU, 1 on a CPU)"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one, else cpu)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Measure, write, and print the table."""
+    for file in (arguments.out, arguments.csv):
+        if file is not None:
+            check_target(file)
+    device = _start(arguments.device)
+
+    from milo_restore.assets import cache_folder
+    from milo_restore.evaluate.folders import find_images
+    from milo_restore.evaluate.results import make_results, results_table, to_csv, to_json
+    from milo_restore.evaluate.run import load_metrics, measure
+    from milo_restore.evaluate.suite import check_name, needs_reference
+
+    protocol = _protocol(arguments)
+    for name in arguments.metrics:
+        check_name(name)
+        if arguments.ref is None and needs_reference(name):
+            raise ConfigError("compares with a reference", where=name, mend="Give --ref DIR, or leave it out")
+    folders = {"pred": arguments.pred, "ref": arguments.ref, "input": arguments.input}
+    images = find_images(**folders)
+    metrics, unavailable = load_metrics(
+        arguments.metrics, protocol, device, skip_unavailable=arguments.skip_unavailable
+    )
+    measured = measure(
+        images,
+        metrics,
+        arguments.cache or cache_folder() / "scores",
+        device=device,
+        batch_size=arguments.batch_size or (8 if device.type == "cuda" else 1),
+    )
+    if os.environ.get("RANK", "0") != "0":
+        return 0
+    results = make_results(folders, images, metrics, unavailable, protocol, measured, device)
+    write_text(arguments.out, to_json(results))
+    if arguments.csv is not None:
+        write_text(arguments.csv, to_csv(results))
+    print(f"{len(images)} images of {arguments.pred}")
+    print(f"protocol: {protocol}")
+    print(results_table(results))
+    for line in _notes(results, measured.computed):
+        print(line)
+    return 0
+
+
+def _start(name: str | None) -> torch.device:
+    """The device; where ``accelerate launch`` started several processes, they find each other here."""
+    from milo_restore.cli.metric import choose_device
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return choose_device(name)
+    from accelerate import Accelerator
+
+    if name not in (None, "cpu"):
+        mend = "Leave it out: each process gets its own. Or give cpu"
+        raise ConfigError("several processes cannot share one device", where=f"--device {name}", mend=mend)
+    device: torch.device = Accelerator(cpu=name == "cpu" or choose_device(None).type == "cpu").device
+    return device
+
+
+def _protocol(arguments: argparse.Namespace) -> Protocol:
+    from milo_restore.evaluate.suite_metric import PROTOCOLS, Protocol
+
+    preset = PROTOCOLS[arguments.protocol]
+    border = preset.border if arguments.border is None else arguments.border
+    return Protocol(arguments.colour or preset.colour, border)
+
+
+def _notes(results: Mapping[str, Any], computed: Mapping[str, int]) -> list[str]:
+    """What a reader of the table must know: sources, weights, surrogates, failures."""
+    lines = []
+    for name, about in results["metrics"].items():
+        fresh = computed[name]
+        kept = results["counts"][name] - fresh
+        work = f"{fresh} computed, {max(kept, 0)} from the cache"
+        lines.append(f"{name}: {about['source']}, {about['name']}; weights: {about['weights'] or 'none'}; {work}")
+        if "note" in about:
+            lines.append(f"{name}: {about['note']}")
+        failed = [image["name"] for image in results["images"] if name in image["failures"]]
+        if failed:
+            first = next(image["failures"][name] for image in results["images"] if name in image["failures"])
+            lines.append(
+                f"{name}: no value of {len(failed)} images, which its mean leaves out: {_list(failed)} ({first})"
+            )
+    lines += [f"{name}: {about['mend']}" for name, about in results["unavailable"].items() if about["mend"]]
+    return lines
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
