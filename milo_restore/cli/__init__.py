@@ -51,6 +51,16 @@ COMMANDS = {
         "measure a folder of restored images with full- and no-reference metrics",
         "milo-restore evaluate --pred restored/ --ref clean/ --metrics psnr ssim milo --out results.json",
     ),
+    "tables": Command(
+        "milo_restore.cli.tables",
+        "reproduce the paper's Tables 1 to 4 row by row, beside the printed numbers",
+        "milo-restore tables all --scale smoke",
+    ),
+    "denoise": Command(
+        "milo_restore.cli.denoise",
+        "denoise images with a trained Restormer",
+        "milo-restore denoise --model runs/restormer_tiny --input noisy/ --output restored/",
+    ),
     "restore": Command(
         "milo_restore.cli.restore",
         "restore images: blind denoising, super-resolution, faces",

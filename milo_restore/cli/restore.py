@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from milo_restore.errors import ConfigError, DataError, MiloRestoreError, WeightsError
-from milo_restore.output import write_text
+from milo_restore.cli.jobs import Job, add_existing, find_jobs, say, to_do, usable, write_record
+from milo_restore.errors import ConfigError, MiloRestoreError, WeightsError
 
 if TYPE_CHECKING:
     from milo_restore.models.diffbir import DiffBIRPipeline
@@ -21,15 +18,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 UPSCALE = {"sr": 4.0, "denoise": 1.0, "face": 1.0}
 TILE = 512
 RECORD = "restore.json"
-_NAMED = 8
-
-
-@dataclass(frozen=True)
-class Job:
-    """One image: where it is read, and where the restored one goes."""
-
-    source: Path
-    target: Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--guidance", type=float, default=4.0, metavar="S", help="against the negative prompt; 1: none (default: 4)"
     )
+    parser.add_argument(
+        "--start",
+        choices=("noise", "condition"),
+        default="noise",
+        help="sample from noise, as DiffBIR does, or from the cleaned image's latent, noised (default: noise)",
+    )
     parser.add_argument("--seed", type=int, default=231, metavar="N", help="of each image's noise (default: 231)")
     parser.add_argument(
         "--tile",
@@ -83,105 +77,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one, else cpu)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of UNet and control (default: float32)")
-    existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--overwrite", action="store_true", help="replace results that are there already")
-    existing.add_argument("--resume", action="store_true", help="keep results that are there already, make the others")
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="name images that cannot be used, and go on without them"
-    )
+    add_existing(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Find and check the images, load the networks, restore."""
+    from milo_restore.models.diffbir.images import MINIMUM_SIDE
+
     jobs = find_jobs(arguments.input, arguments.output)
-    jobs = _to_do(jobs, arguments)
-    jobs = _usable(jobs, skip=arguments.skip_bad)
+    jobs = to_do(jobs, arguments)
+    jobs = usable(jobs, MINIMUM_SIDE, skip=arguments.skip_bad)
     if not jobs:
         print(f"nothing to do: all results are in {arguments.output}")
         return 0
     pipeline, settings = load_pipeline(arguments)
-    _write_record(arguments, settings)
+    write_record(arguments.output / RECORD, settings, resume=arguments.resume)
     if arguments.model == "tiny":
-        _say("the tiny world shows that the program works; its pictures are no statement about quality")
-    _say(", ".join(f"{name} {value}" for name, value in settings.items()))
+        say("the tiny world shows that the program works; its pictures are no statement about quality")
+    say(", ".join(f"{name} {value}" for name, value in settings.items()))
     _restore_all(pipeline, jobs, arguments, settings)
     plural = "image" if len(jobs) == 1 else "images"
     print(f"{len(jobs)} {plural} restored: {arguments.output}")
     return 0
-
-
-def find_jobs(source: Path, output: Path) -> list[Job]:
-    """The images of a file or folder, and the names of their results.
-
-    Raises:
-        DataError: there are none, two would get one name, or results would lie among the images.
-    """
-    from milo_restore.assets.datasets import SUFFIXES
-
-    if not source.exists():
-        raise DataError("no such file or folder", where=source)
-    if output.exists() and not output.is_dir():
-        raise DataError("is a file, not a folder", where=output, mend="Name the folder that the results go to")
-    root = source if source.is_dir() else source.parent
-    if root.resolve() == output.resolve():
-        raise DataError("holds the images themselves", where=output, mend="Name another folder for the results")
-    if source.is_dir():
-        found = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        hidden = [path for path in found if any(part.startswith(".") for part in path.relative_to(root).parts)]
-        own = [path for path in found if path.resolve().is_relative_to(output.resolve())]
-        paths = [path for path in found if path not in {*hidden, *own}]
-    else:
-        paths = [source]
-    if not paths:
-        raise DataError("holds no images", where=source, mend=f"Expected files ending in {', '.join(SUFFIXES)}")
-    targets: dict[Path, Path] = {}
-    for path in paths:
-        target = output / path.relative_to(root).with_suffix(".png")
-        if target in targets:
-            what = f"{targets[target].name} and {path.name} would both become {target.name}"
-            raise DataError(what, where=path.parent, mend="Rename one of them")
-        targets[target] = path
-    return [Job(path, target) for target, path in targets.items()]
-
-
-def _to_do(jobs: list[Job], arguments: argparse.Namespace) -> list[Job]:
-    present = [job for job in jobs if job.target.exists()]
-    if arguments.resume:
-        return [job for job in jobs if job not in present]
-    if present and not arguments.overwrite:
-        what = (
-            f"{len(present)} of {len(jobs)} results are there already: {_listed([job.target.name for job in present])}"
-        )
-        raise DataError(what, where=arguments.output, mend="Give --resume to keep them, --overwrite to replace them")
-    return jobs
-
-
-def _usable(jobs: list[Job], *, skip: bool) -> list[Job]:
-    """The images that can be read, after a look at all of them."""
-    from tqdm import tqdm
-
-    from milo_restore.data.images import read_image
-    from milo_restore.models.diffbir.images import MINIMUM_SIDE
-
-    bad: dict[Job, str] = {}
-    for job in tqdm(jobs, desc="checking", unit="image", leave=False, disable=None):
-        try:
-            height, width = read_image(job.source).shape[:2]
-            if min(height, width) < MINIMUM_SIDE:
-                what = f"is {width}x{height} pixels"
-                raise DataError(what, where=job.source, mend=f"{MINIMUM_SIDE} along each side are the least")
-        except DataError as error:
-            bad[job] = str(error)
-    if bad and not skip:
-        mend = "Nothing was restored. Mend or remove them, or give --skip-bad"
-        if len(bad) == 1:
-            raise DataError(f"{next(iter(bad.values()))}. {mend}")
-        raise DataError(f"{len(bad)} of {len(jobs)} images cannot be used: {_listed(list(bad.values()))}", mend=mend)
-    for reason in bad.values():
-        _say(f"left out: {reason}")
-    if bad and len(bad) == len(jobs):
-        raise DataError("none of the images can be used", mend="The lines above say why")
-    return [job for job in jobs if job not in bad]
 
 
 def load_pipeline(arguments: argparse.Namespace) -> tuple[DiffBIRPipeline, dict[str, Any]]:
@@ -221,6 +138,7 @@ def load_pipeline(arguments: argparse.Namespace) -> tuple[DiffBIRPipeline, dict[
         "upscale": UPSCALE[arguments.task] if arguments.upscale is None else arguments.upscale,
         "steps": arguments.steps,
         "guidance": arguments.guidance,
+        "start": arguments.start,
         "seed": arguments.seed,
         "tile": arguments.tile,
         "dtype": arguments.dtype,
@@ -249,26 +167,6 @@ def _default_cleaner(arguments: argparse.Namespace, version: str, folder: Path) 
     return own if own.is_file() else published_cleaner(version, arguments.task)
 
 
-def _write_record(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
-    """What the results were made with, beside them; a run that goes on must go on with the same.
-
-    Raises:
-        ConfigError: under --resume, something differs.
-        DataError: the folder cannot be written to.
-    """
-    record = arguments.output / RECORD
-    if arguments.resume and record.is_file():
-        try:
-            before = json.loads(record.read_text(encoding="utf-8"))
-            different = [name for name, value in settings.items() if before.get(name) != value]
-        except (OSError, ValueError, AttributeError) as error:
-            raise DataError("cannot be read", where=record, mend="Give --overwrite in place of --resume") from error
-        if different:
-            what = ", ".join(f"{name} was {before.get(name)}, is {settings[name]}" for name in different)
-            raise ConfigError(f"the results are of another run: {what}", where="--resume", mend="Use another folder")
-    write_text(record, json.dumps(settings, indent=1) + "\n")
-
-
 def _restore_all(
     pipeline: DiffBIRPipeline, jobs: list[Job], arguments: argparse.Namespace, settings: dict[str, Any]
 ) -> None:
@@ -283,7 +181,8 @@ def _restore_all(
         try:
             output = pipeline(
                 image, steps=arguments.steps, guidance_scale=arguments.guidance, seed=arguments.seed,
-                upscale=settings["upscale"], tile=arguments.tile or None, minimum_side=known, output_type="pt",
+                start=arguments.start, upscale=settings["upscale"], tile=arguments.tile or None, minimum_side=known,
+                output_type="pt",
             )  # fmt: skip
             write_png(job.target, to_uint8(output.images[0]))
         except ConfigError:
@@ -292,12 +191,3 @@ def _restore_all(
             where = job.source if error.where is None else error.where
             mend = error.mend or "Results made so far are whole; --resume goes on"
             raise type(error)(error.what, where=where, mend=mend) from error
-
-
-def _listed(items: list[str]) -> str:
-    more = f" and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
-    return "; ".join(items[:_NAMED]) + more
-
-
-def _say(line: str) -> None:
-    print(f"milo-restore: {line}", file=sys.stderr, flush=True)

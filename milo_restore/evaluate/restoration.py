@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,9 +16,10 @@ from milo_restore.errors import DataError, NumericsError
 from milo_restore.evaluate.grid import comparison_grid, heat_map
 from milo_restore.evaluate.metrics import psnr, ssim
 from milo_restore.evaluate.sharing import finite, milo_error, named_weights, over_processes, text_table
-from milo_restore.loss import DiffusionLoss, prediction_target
 from milo_restore.metric import MILO
-from milo_restore.models.diffbir import predict
+
+if TYPE_CHECKING:
+    from milo_restore.loss import DiffusionLoss
 
 STAGES = ("input", "cleaner", "output")
 METRICS = ("psnr", "ssim", "milo")
@@ -205,6 +206,9 @@ def held_out_loss(
     Returns:
         ``loss``, and ``mse``, the plain mean square of the residual, which compares between kinds of loss.
     """
+    from milo_restore.loss import prediction_target  # diffusers takes seconds; who only restores or writes images
+    from milo_restore.models.diffbir import predict  # needs none of it
+
     z0, condition = latents["mean"], latents["condition"]
     generator = torch.Generator().manual_seed(seed)
     last = loss.curriculum.end_step
