@@ -56,6 +56,11 @@ COMMANDS = {
         "reproduce the paper's Tables 1 to 4 row by row, beside the printed numbers",
         "milo-restore tables all --scale smoke",
     ),
+    "report": Command(
+        "milo_restore.cli.report",
+        "make one HTML page of measured runs, with their pictures",
+        "milo-restore report runs/mae runs/milo --out report.html",
+    ),
     "denoise": Command(
         "milo_restore.cli.denoise",
         "denoise images with a trained Restormer",

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from milo_restore.evaluate.tables import Job
 
 LAUNCH = "accelerate launch"
-USER_ERROR = 2  # the exit code of recipes and commands after what a user can mend
 _PATIENCE = 120.0  # seconds that an interrupted training gets to save its state
 _TERMINATED = 128 + signal.SIGTERM
 
@@ -29,12 +28,12 @@ class JobFailed(MiloRestoreError):
     """A command did not end well.
 
     Attributes:
-        code: its exit code.
+        mendable: it said in one line what a user can mend; else it crashed. Launchers keep no exit codes.
     """
 
-    def __init__(self, what: str, *, where: str | Path, code: int) -> None:
+    def __init__(self, what: str, *, where: str | Path, mendable: bool) -> None:
         super().__init__(what, where=where)
-        self.code = code
+        self.mendable = mendable
 
 
 def run_job(job: Job, logs: Path, launch: str) -> float:
@@ -61,7 +60,8 @@ def run_job(job: Job, logs: Path, launch: str) -> float:
         else:
             code = _child(_words(job.command, launch), stream)
     if code:
-        raise JobFailed(_last_error(log) or f"ended with exit code {code}", where=log, code=code)
+        said = _last_error(log)
+        raise JobFailed(said or f"ended with exit code {code}", where=log, mendable=said is not None)
     return time.perf_counter() - begin
 
 

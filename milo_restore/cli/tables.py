@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from milo_restore.cli.table_jobs import LAUNCH, USER_ERROR, JobFailed, run_job, terminable
+from milo_restore.cli.table_jobs import LAUNCH, JobFailed, run_job, terminable
 from milo_restore.errors import ConfigError
 from milo_restore.output import write_text
 
@@ -136,10 +136,10 @@ def _run(
         try:
             seconds = run_job(job, out / "logs", launch)
         except JobFailed as error:
-            if error.code == USER_ERROR and not skip:
+            if error.mendable and not skip:
                 raise
             failed[job.folder] = error
-            broken += [] if error.code == USER_ERROR else [f"{job.title} ({error})"]
+            broken += [] if error.mendable else [f"{job.title} ({error})"]
             bar.write(f"[{place}/{len(jobs)}] {job.title}: {error}", file=sys.stderr)
             continue
         if job.folder in owners:
@@ -220,7 +220,8 @@ def _report(tables: Sequence[Table], scale: Any, out: Path) -> None:
         if (cell.folder / PROVENANCE).is_file()
     ]
     if folders:
-        command(["report", *folders, "--out", str(out / "report.html")])
+        title = f"The paper's tables, scale {scale}"
+        command(["report", *folders, "--out", str(out / "report.html"), "--title", title])
 
 
 def _print_commands(tables: Sequence[Table], cells: dict[int, list[Cell]]) -> None:

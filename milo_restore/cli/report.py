@@ -1,0 +1,57 @@
+"""``milo-restore report``: one HTML page of measured runs, with their pictures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from milo_restore.output import check_target
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``report``."""
+    parser.description = (
+        "Put measured runs side by side on one page that needs no network: means with the best marked, bars per image, "
+        "pictures with synchronised zoom and a before/after slider, MILO's maps, best and worst images, and how it all "
+        "was made. Runs on the same images become one section."
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a folder with a results.json of 'milo-restore evaluate', or that file; LABEL=RUN names the method",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the HTML file to write")
+    parser.add_argument("--title", default="Restoration report", help="of the page (default: %(default)s)")
+    parser.add_argument(
+        "--max-mb",
+        type=float,
+        default=20.0,
+        metavar="MB",
+        help="how large the file may become; pictures are cut and compressed to fit (default: 20)",
+    )
+    parser.add_argument(
+        "--images",
+        type=int,
+        metavar="N",
+        help="pictures of N images per section (default: of all; of more than 50, of the best and worst ones)",
+    )
+    parser.add_argument("--no-maps", action="store_true", help="without MILO's maps, which take a moment each")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Read, draw, write."""
+    check_target(arguments.out)
+
+    from milo_restore.evaluate.report import write_report
+
+    line = write_report(
+        arguments.runs,
+        arguments.out,
+        title=arguments.title,
+        max_mb=arguments.max_mb,
+        images=arguments.images,
+        maps=not arguments.no_maps,
+    )
+    print(line)
+    return 0

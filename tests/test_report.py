@@ -1,0 +1,188 @@
+"""The report as a file: what it says, what it refuses, and how large it gets."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from report_runs import measured_runs
+
+from milo_restore.cli import main
+from milo_restore.data import read_image
+from milo_restore.errors import ConfigError, DataError
+from milo_restore.evaluate.report import write_report
+from milo_restore.evaluate.report.collect import group_runs, read_runs
+
+STRANGE = '<img src=x onerror=alert("1")>'
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return measured_runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def runs(original, tmp_path):
+    """A copy that a test may spoil; results.json name the copy's folders."""
+    copies = []
+    shutil.copytree(original[0].parent, tmp_path / "runs")
+    for run in original:
+        file = tmp_path / "runs" / run.name / "results.json"
+        file.write_text(file.read_text().replace(str(run.parent), str(tmp_path / "runs")))
+        copies.append(file.parent)
+    return copies
+
+
+def page_of(runs, tmp_path, **options):
+    out = tmp_path / "report.html"
+    write_report([str(run) for run in runs], out, progress=False, **options)
+    return out.read_text(encoding="utf-8")
+
+
+def data_of(page):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+
+
+def pixels(uri):
+    return np.array(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
+
+
+def test_the_numbers_are_those_of_the_results(runs, tmp_path):
+    page = page_of(runs, tmp_path)
+    strong, weak = (json.loads((run / "results.json").read_text()) for run in runs)
+    rows = {
+        re.sub("<.*?>", "", row.split("</th>")[0]): row for row in re.findall(r"<tr><th scope=\"row\">.*?</tr>", page)
+    }
+    assert f'data-value="{strong["means"]["psnr"]!r}"' in rows["strong"]
+    assert f'class="best"><span>{strong["means"]["psnr"]:.5g}</span>' in rows["strong"]
+    assert f'class="second"><span>{weak["means"]["milo:mini"]:.5g}</span>' in rows["weak"]
+    assert "lpips is unavailable" in page
+    low, high = strong["intervals"]["psnr"]
+    assert f"95% interval {low:.5g} to {high:.5g}" in rows["strong"]
+    (group,) = data_of(page)["groups"]
+    assert group["metrics"] == {"psnr": "higher", "milo:mini": "lower"}
+    expected = [image["values"]["psnr"] for image in weak["images"]]
+    assert group["values"]["psnr"][1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_pictures_are_the_files(runs, tmp_path):
+    (group,) = data_of(page_of(runs, tmp_path))["groups"]
+    picture = group["pictures"][2]
+    assert set(picture["shown"]) == {"input", "ref", "0", "1", "map0", "map1"}
+    reference = read_image(runs[0].parent / "ref" / "2.png").astype(float)
+    assert np.abs(pixels(picture["shown"]["ref"]) - reference).mean() < 4  # WebP
+    assert pixels(picture["shown"]["input"]).shape == (20, 28, 3)
+    assert pixels(picture["shown"]["map1"]).mean() > 1.2 * pixels(picture["shown"]["map0"]).mean() > 0
+
+
+def test_nothing_outside_of_the_file_is_asked_for(runs, tmp_path):
+    page = page_of(runs, tmp_path)
+    assert not re.search(r'(?:src|href)="(?!#|data:)', page)
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_names_cannot_break_the_page(tmp_path):
+    runs = measured_runs(tmp_path, names=("a", STRANGE.replace("/", "")), methods=(("<b>x</b>".replace("/", "_"), 6),))
+    page = page_of(runs, tmp_path)
+    assert STRANGE not in page
+    assert html.escape("<b>x<_b>") in page
+    (group,) = data_of(page)["groups"]
+    assert sorted(group["names"]) == sorted(["a", STRANGE])
+
+
+def test_it_fits_into_the_size_it_was_given(tmp_path):
+    runs = measured_runs(tmp_path, names=tuple(map(str, range(6))), size=(240, 280))
+    whole = page_of(runs, tmp_path)
+    limit = 0.5
+    assert len(whole.encode()) > limit * 1e6
+    page = page_of(runs, tmp_path, max_mb=limit)
+    assert len(page.encode()) <= limit * 1e6
+    assert "were cut where errors are most visible" in page
+    assert all(picture["note"] for picture in data_of(page)["groups"][0]["pictures"])
+    with pytest.raises(DataError, match="do not fit into"):
+        page_of(runs, tmp_path, max_mb=0.1)
+
+
+def test_many_images_show_the_best_and_worst_only(tmp_path):
+    names = tuple(f"{number:02d}" for number in range(60))
+    runs = measured_runs(tmp_path, names=names, size=(20, 20), methods=(("strong", 6),))
+    page = page_of(runs, tmp_path, maps=False)
+    (group,) = data_of(page)["groups"]
+    assert len(group["names"]) == 60
+    shown = {picture["image"] for picture in group["pictures"]}
+    order = np.argsort(group["values"]["psnr"][0])
+    assert {*order[:10], *order[-10:]} <= shown
+    assert len(shown) < 60
+    assert f"60 images; pictures of {len(shown)} of them" in page
+    assert len(data_of(page_of(runs, tmp_path, images=7, maps=False))["groups"][0]["pictures"]) == 7
+
+
+def test_changed_and_lost_images(runs, tmp_path):
+    lost = runs[1] / "restored" / "1.png"
+    lost.unlink()
+    (group,) = data_of(page_of(runs, tmp_path))["groups"]
+    assert group["pictures"][1]["missing"] == {"1": f"{lost} is not there any more"}
+    assert "1" not in group["pictures"][1]["shown"]
+    shutil.copy(runs[0] / "restored" / "0.png", runs[1] / "restored" / "0.png")
+    with pytest.raises(DataError, match=r"0\.png: has changed since .*results\.json was written\. Measure it again"):
+        page_of(runs, tmp_path)
+
+
+def test_provenance_is_shown(runs, tmp_path):
+    for place, run in enumerate(runs):
+        record = {
+            "group": "Table 9, sigma 5", "method": f"M{place}", "notice": "smoke numbers", "order": 1 - place,
+            "paper": {"psnr": 33.25, "lpips": 0.125}, "configs": {"a.yaml": "steps: 3 # <few>"}, "seed": {"train": 7},
+            "commands": ["accelerate launch x"],
+        }  # fmt: skip
+        (run / "provenance.json").write_text(json.dumps(record))
+    page = page_of(runs, tmp_path)
+    assert '<p class="notice">smoke numbers.</p>' in page
+    assert data_of(page)["groups"][0]["runs"] == ["M1", "M0"]
+    for text in ("paper 33.25", "the paper prints M1 0.125, M0 0.125", "steps: 3 # &lt;few&gt;", "train: 7"):
+        assert text in page
+    assert "<code>accelerate launch x</code>" in page
+    assert "Table 9, sigma 5" in page
+
+
+def test_runs_on_other_images_make_other_sections(runs, tmp_path):
+    other = measured_runs(tmp_path / "other", names=("8", "9"), methods=(("strong", 6),), ref=False)
+    groups = group_runs(read_runs([str(run) for run in (*runs, *other)]))
+    assert [[run.label for run in group.runs] for group in groups] == [["strong", "weak"], ["strong"]]
+    page = page_of((*runs, *other), tmp_path)
+    assert [len(group["pictures"]) for group in data_of(page)["groups"]] == [3, 2]
+    assert not any(role.startswith("map") for role in data_of(page)["groups"][1]["pictures"][0]["shown"])
+
+
+def test_what_cannot_be_compared_is_refused(runs, tmp_path):
+    with pytest.raises(ConfigError, match="is given twice"):
+        read_runs([str(runs[0]), str(runs[0] / "results.json")])
+    with pytest.raises(DataError, match="no such results"):
+        read_runs([str(tmp_path / "nothing")])
+    labels = [run.label for run in group_runs(read_runs([f"A={runs[0]}", f"A={runs[1]}"]))[0].runs]
+    assert labels == ["A (strong)", "A (weak)"]
+    other = measured_runs(tmp_path / "other", names=("8",), methods=(("strong", 6),))
+    for run in (runs[0], other[0]):
+        (run / "provenance.json").write_text(json.dumps({"group": "G"}))
+    with pytest.raises(ConfigError, match="has other images or references"):
+        group_runs(read_runs([str(runs[0]), str(other[0])]))
+
+
+def test_the_command(runs, tmp_path, capsys):
+    words = [f"Ours={runs[0]}", str(runs[1] / "results.json"), "--out", str(tmp_path / "r.html"), "--title", "A & B"]
+    assert main(["report", *words]) == 0
+    assert re.search(r"r\.html: 0\.\d MB, 1 groups, pictures of 3 of 3 images", capsys.readouterr().out)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<title>A &amp; B</title>" in page
+    assert data_of(page)["groups"][0]["runs"] == ["Ours", "weak"]
+    assert main(["report", str(runs[0]), "--out", str(tmp_path / "no" / "r.html")]) == 2
+    assert main(["report", str(runs[0]), "--out", str(tmp_path / "r2.html"), "--images", "0"]) == 2
+    assert not (tmp_path / "r2.html").exists()
