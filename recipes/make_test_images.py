@@ -7,7 +7,7 @@ r"""Write the test images of a DiffBIR configuration to files: degraded ones to 
 Settings are those of a configuration's ``data``. Images of several sets get the set's name in front of their own.
 Degradations are fixed: the same image in the same place of its set is degraded the same way each time. Inputs are
 rounded to 8 bits, so noise is clipped; ``milo-restore denoise --add-noise`` adds noise that is not.
-With ``--as-they-are`` there are inputs only. A finished folder is left as it is.
+With ``--as-they-are`` nothing is degraded, and there are inputs only. A finished folder is left as it is.
 """
 
 from __future__ import annotations
@@ -15,24 +15,46 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 from diffbir_data import Data, centre, collection, held_out
+from numpy.typing import NDArray
 from tqdm import tqdm
 
+from milo_restore.assets import locate_dataset
 from milo_restore.config import as_dict, load_config, read_yaml
-from milo_restore.data import to_uint8, write_png
+from milo_restore.data import read_image, to_uint8, write_png
 from milo_restore.errors import ConfigError, DataError, MiloRestoreError
 from milo_restore.output import write_text
 
 RECORD = "images.json"
 
 
-def images_of(data: Data, *, as_they_are: bool) -> list[tuple[str, Any, Any]]:
+@dataclass(frozen=True)
+class Making:
+    """What is made, beside the configuration's data.
+
+    Attributes:
+        as_they_are: real photographs: nothing is degraded.
+        references: with those, the references that lie beside the inputs of a named set, too.
+        shrink: inputs become so many times smaller, by area.
+        limit: of the number of images.
+    """
+
+    as_they_are: bool = False
+    references: bool = False
+    shrink: int = 1
+    limit: int | None = None
+
+
+def images_of(data: Data, making: Making) -> list[tuple[str, Any, Any]]:
     """Name, input and reference (or None) of every test image, as (H, W, 3) uint8 arrays."""
-    if as_they_are:
-        sets = {name: [(f, centre(i, data.test_side), None) for f, i in collection(name, data)] for name in data.test}
+    if making.as_they_are:
+        sets = {name: real_images(name, data, references=making.references) for name in data.test}
     else:
         if data.degradation == "noise" and len(data.test_sigmas) > 1:
             raise ConfigError("several noise levels", where="test_sigmas", mend="Write one folder for each level")
@@ -48,31 +70,59 @@ def images_of(data: Data, *, as_they_are: bool) -> list[tuple[str, Any, Any]]:
     ]
 
 
-def write(data: Data, output: Path, *, as_they_are: bool, limit: int | None) -> int:
+def real_images(name: str, data: Data, *, references: bool) -> list[tuple[str, Any, Any]]:
+    """The centres of real photographs, and the same parts of their references.
+
+    Raises:
+        DataError: there are no references.
+    """
+    images = collection(name, data)
+    if not references:
+        return [(file, centre(image, data.test_side), None) for file, image in images]
+    there = locate_dataset(name, data.root).references
+    if there is None:
+        raise DataError("has no references", where=name, mend="Put them beside the inputs, or leave --references out")
+    triples = []
+    for (file, image), path in zip(images, there):
+        reference = read_image(path)
+        larger = reference.shape[0] // image.shape[0]
+        side = None if data.test_side is None else larger * data.test_side
+        triples.append((file, centre(image, data.test_side), centre(reference, side)))
+    return triples
+
+
+def write(data: Data, output: Path, making: Making) -> int:
     """Write the images, and last of all the record of what they are.
 
     Raises:
         ConfigError: the folder holds other images.
         DataError: images cannot be read or written, or two would get one name.
     """
-    settings = {"data": as_dict(data), "as_they_are": as_they_are, "limit": limit}
+    settings = {"data": as_dict(data), **as_dict(making)}
     record = output / RECORD
     if record.is_file():
         if json.loads(record.read_text(encoding="utf-8"))["settings"] != settings:
             raise ConfigError("holds images made with other settings", where=output, mend="Name another --output")
         print(f"nothing to do: {output}")
         return 0
-    images = images_of(data, as_they_are=as_they_are)[:limit]
+    images = images_of(data, making)[: making.limit]
     names = [name for name, _, _ in images]
     if twice := {name for name in names if names.count(name) > 1}:
         raise DataError(f"two images are called {sorted(twice)[0]}", where="test", mend="Rename one, or leave it out")
     for name, image, reference in tqdm(images, desc="writing", unit="image", leave=False, disable=None):
-        write_png(output / "input" / f"{name}.png", image)
+        write_png(output / "input" / f"{name}.png", shrunk(image, making.shrink))
         if reference is not None:
             write_png(output / "ref" / f"{name}.png", reference)
     write_text(record, json.dumps({"settings": settings, "images": names}, indent=1) + "\n")
     print(f"{len(images)} images: {output}")
     return 0
+
+
+def shrunk(image: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:
+    """An (H, W, 3) array, so many times smaller, by area; what is left over at the right and below is cut off."""
+    height, width = image.shape[0] // times, image.shape[1] // times
+    whole = image[: height * times, : width * times]
+    return whole if times == 1 else cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def main() -> int:
@@ -81,6 +131,8 @@ def main() -> int:
     parser.add_argument("--config", type=Path, help="a DiffBIR configuration, whose data section counts")
     parser.add_argument("--set", dest="overrides", metavar="KEY=VALUE", action="append", nargs="+", default=[])
     parser.add_argument("--as-they-are", action="store_true", help="real photographs: nothing is degraded")
+    parser.add_argument("--references", action="store_true", help="with --as-they-are: their references, too")
+    parser.add_argument("--shrink", type=int, default=1, metavar="N", help="inputs N times smaller than references")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N images only")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     arguments = parser.parse_args()
@@ -88,7 +140,8 @@ def main() -> int:
         section = read_yaml(arguments.config).get("data", {}) if arguments.config else {}
         settings = [f"{key}={json.dumps(value)}" for key, value in section.items()]
         data = load_config(Data, None, [*settings, *(item for group in arguments.overrides for item in group)])
-        return write(data, arguments.output, as_they_are=arguments.as_they_are, limit=arguments.limit)
+        making = Making(arguments.as_they_are, arguments.references, arguments.shrink, arguments.limit)
+        return write(data, arguments.output, making)
     except MiloRestoreError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return error.exit_code

@@ -22,7 +22,9 @@ from milo_restore import assets
 from milo_restore.assets import datasets, files, registry
 from milo_restore.errors import DataError, MiloRestoreError, WeightsError
 
-COUNTS = {"BSD400": 400, "CBSD68": 68, "Kodak24": 24, "McMaster": 18, "Urban100": 100, "Set12": 12}
+COUNTS = {"BSD400": 400, "CBSD68": 68, "Kodak24": 24, "McMaster": 18, "Urban100": 100, "Set12": 12, "Real47": 47}
+BROUGHT = {"RealSR": 100, "DIV2K-val": 100, "LFW-Test": 1711, "WIDER-Test": 970}
+"""What a user brings: no file of these is known."""
 MILO = "a1d66a7e0ebe0f839564ad70160ffdec709708f0b9a7dd03b19c0bee90d31f79"
 LATENT = "639448793a4e2a41614cd1ed7fb97234533ba2d02fa2c18f94909ca44fc169b3"
 
@@ -95,9 +97,9 @@ def pictures(folder: Path, count: int, start: int = 0, suffix: str = "png") -> N
 def test_registry_is_complete():
     upstream = registry.upstream()
     assert set(upstream["weights"]) == set(assets.WEIGHTS)
-    assert set(upstream["datasets"]) == set(assets.DATASETS) == set(COUNTS)
+    assert set(upstream["datasets"]) == set(assets.DATASETS) == {*COUNTS, *BROUGHT}
     for table in (*upstream["weights"].values(), *upstream["datasets"].values()):
-        assert table["repository"] in upstream["repositories"]
+        assert ("source" in table) != (table.get("repository") in upstream["repositories"])
         assert table["licence"]
         assert table["takes"]
     for name, table in upstream["weights"].items():
@@ -446,3 +448,36 @@ def test_data_room_gives_the_same_functions():
 
     assert named.find_dataset is datasets.find_dataset
     assert named.DATASETS is assets.DATASETS
+
+
+# Data sets that a user brings
+
+
+@pytest.mark.parametrize("name", BROUGHT)
+def test_what_a_user_brings_is_counted_and_said_to_be_unknown(name, empty, tmp_path):
+    assert name not in registry.dataset_index()
+    assert not assets.can_fetch(name)
+    status = assets.asset_status(name, tmp_path)
+    assert status.state == "missing"
+    assert status.note.startswith(f"{BROUGHT[name]} images; to be had from ")
+    assert status.note.endswith("checksums unknown")
+    with pytest.raises(DataError, match=rf"{name} cannot be downloaded by this program\. Get it \(.*and put its"):
+        assets.fetch_asset(name, tmp_path)
+
+
+def test_pairs_of_a_named_set(tmp_path, monkeypatch):
+    tables = {**registry.upstream(), "datasets": {**registry.upstream()["datasets"]}}
+    tables["datasets"]["RealSR"] = {**tables["datasets"]["RealSR"], "count": 3}
+    monkeypatch.setattr(registry, "upstream", lambda: tables)
+    pictures(tmp_path / "RealSR" / "LR", 3)
+    found = assets.locate_dataset("RealSR", tmp_path)
+    assert (found.state, found.references) == ("unverified", None)
+    pictures(tmp_path / "RealSR" / "HR", 3)
+    found = assets.locate_dataset("realsr", tmp_path)
+    assert [path.name for path in found.references] == [path.name for path in found.paths]
+    (tmp_path / "RealSR" / "HR" / "0001.png").unlink()
+    with pytest.raises(DataError, match=r"0001\.png: has no reference in .*HR"):
+        assets.locate_dataset("RealSR", tmp_path)
+    (tmp_path / "RealSR" / "LR" / "0002.png").unlink()
+    with pytest.raises(DataError, match=r"RealSR has 3 images, found 2\. Complete it, or"):
+        assets.locate_dataset("RealSR", tmp_path)

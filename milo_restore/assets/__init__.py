@@ -11,7 +11,7 @@ What there is, from which commit, under which licence and with which sha256 stan
 from __future__ import annotations
 
 from milo_restore.assets.catalogue import AssetStatus, asset_status, fetch_asset, list_assets, verify_asset
-from milo_restore.assets.datasets import DATASETS, FoundDataset, find_dataset, locate_dataset
+from milo_restore.assets.datasets import DATASETS, FoundDataset, can_fetch, find_dataset, locate_dataset
 from milo_restore.assets.files import assets_folder, cache_folder
 from milo_restore.assets.weights import WEIGHTS, find_weights, weights_path, weights_sha256
 
@@ -23,6 +23,7 @@ __all__ = [
     "asset_status",
     "assets_folder",
     "cache_folder",
+    "can_fetch",
     "fetch_asset",
     "find_dataset",
     "find_weights",

@@ -20,7 +20,7 @@ class AssetStatus:
         name: as `fetch_asset` takes it.
         kind: ``weights`` or ``dataset``.
         licence: its licence, or what is known about it.
-        bytes: size of the download.
+        bytes: size of the download; 0 where this program cannot download it.
         state: ``found`` (checked by sha256), ``unverified`` (a data set of the right count in another encoding),
             ``damaged`` (there, but wrong) or ``missing``.
         where: the file or the folders; where it is missing, None.
@@ -60,7 +60,7 @@ def asset_status(name: str, root: str | Path | None = None) -> AssetStatus:
     state: State
     try:
         state, where = _look(name, root)
-        note = None if where else f"Run 'milo-restore assets fetch {name}'"
+        note = None if where else _advice(name)
     except MiloRestoreError as error:
         state, where, note = "damaged", str(error.where), str(error)
     return _status(name, state, where, note)
@@ -123,8 +123,19 @@ def _status(name: str, state: State, where: str | None, note: str | None = None)
     if name in weights.WEIGHTS:
         table, size = registry.upstream()["weights"][name], registry.weight_file(name).bytes
         return AssetStatus(name, "weights", table["licence"], size, state, where, note)
-    table, size = registry.upstream()["datasets"][name], sum(f.bytes for f in registry.dataset_index()[name].values())
+    table, size = (
+        registry.upstream()["datasets"][name],
+        sum(f.bytes for f in registry.dataset_index().get(name, {}).values()),
+    )
     return AssetStatus(name, "dataset", table["licence"], size, state, where, note)
+
+
+def _advice(name: str) -> str:
+    """What to do about a missing asset."""
+    table = registry.upstream()["datasets"].get(name, {})
+    if "source" not in table:
+        return f"Run 'milo-restore assets fetch {name}'"
+    return f"{table['count']} images; to be had from {table['source']}; checksums unknown"
 
 
 def _asset_name(name: str) -> str:

@@ -11,7 +11,10 @@ from typing import Literal
 from milo_restore.assets import files, registry
 from milo_restore.errors import DataError
 
-DATASETS = ("BSD400", "CBSD68", "Kodak24", "McMaster", "Urban100", "Set12")
+DATASETS = (
+    "BSD400", "CBSD68", "Kodak24", "McMaster", "Urban100", "Set12",
+    "Real47", "RealSR", "DIV2K-val", "LFW-Test", "WIDER-Test",
+)  # fmt: skip
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 
@@ -23,6 +26,8 @@ _LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "CBSD68": (("CBSD68/original_png",), *((f"{base}/val",) for base in _BSDS)),
     "Kodak24": (("Kodak",), ("data/Kodak",)),
     "Urban100": (("CUrban100",),),
+    "RealSR": (("RealSR/LR",), ("data/RealSR/LR",)),
+    "DIV2K-val": (("DIV2K_valid_HR",), ("DIV2K/DIV2K_valid_HR",), ("datasets/DIV2K_valid_HR",)),
 }
 
 
@@ -35,13 +40,15 @@ class FoundDataset:
         paths: its images, sorted by file name.
         folders: where they lie.
         state: ``found``: every file is the known one. ``unverified``: the right number of files, but another encoding
-            or version, of which nothing is known.
+            or version, of which nothing is known; or a data set whose checksums this project does not know.
+        references: what the images should become, in the same order; None where there is nothing of the kind.
     """
 
     name: str
     paths: list[Path]
     folders: list[Path]
     state: Literal["found", "unverified"]
+    references: list[Path] | None = None
 
 
 def find_dataset(name: str, root: str | Path | None = None) -> list[Path]:
@@ -82,7 +89,8 @@ def search_dataset(name: str, root: str | Path | None = None) -> FoundDataset | 
         for folders in _candidates(name, folder):
             paths = _images(name, folders)
             if paths:
-                return FoundDataset(name, paths, folders, _check(name, paths, folders))
+                state = _check(name, paths, folders)
+                return FoundDataset(name, paths, folders, state, _references(name, paths, folders))
     return None
 
 
@@ -110,9 +118,16 @@ def fetch_dataset(name: str, root: str | Path | None = None) -> FoundDataset:
         found = None
     if found is not None:
         return found
+    if name not in registry.dataset_index():
+        raise DataError(f"{name} cannot be downloaded by this program", where=base, mend=expected_layout(name, base))
     mend = f"Run 'milo-restore assets fetch {name}' again to go on. {expected_layout(name, base, fetch=False)}"
     files.download_all(list(registry.dataset_index()[name].values()), base / name, name, mend)
     return locate_dataset(name, base)
+
+
+def can_fetch(name: str) -> bool:
+    """Whether an asset's files are known and can be downloaded by this program; others a user brings."""
+    return "source" not in registry.upstream()["datasets"].get(name, {})
 
 
 def dataset_name(name: str) -> str:
@@ -131,9 +146,12 @@ def dataset_name(name: str) -> str:
 
 def expected_layout(name: str, root: Path, *, fetch: bool = True) -> str:
     """What to do about a missing data set, in one line."""
-    count = registry.upstream()["datasets"][name]["count"]
+    about = registry.upstream()["datasets"][name]
+    count = about["count"]
     layouts = [" + ".join(f"{part}/" for part in layout) for layout in _layouts(name)]
     head = f"Run 'milo-restore assets fetch {name}', or put" if fetch else "Or put"
+    if "source" in about:
+        head = f"Get it ({about['source']}) and put"
     return f"{head} its {count} images into {root / name}/ (also looked for under the root: {', '.join(layouts[1:])})"
 
 
@@ -190,8 +208,12 @@ def _check(name: str, paths: list[Path], folders: list[Path]) -> Literal["found"
     where = " + ".join(str(folder) for folder in folders)
     count = registry.upstream()["datasets"][name]["count"]
     if len(paths) != count:
-        mend = f"Complete it with 'milo-restore assets fetch {name}', or remove what does not belong there"
+        known = name in registry.dataset_index()
+        complete = f"Complete it with 'milo-restore assets fetch {name}'" if known else "Complete it"
+        mend = f"{complete}, or remove what does not belong there"
         raise DataError(f"{name} has {count} images, found {len(paths)}", where=where, mend=mend)
+    if name not in registry.dataset_index():
+        return "unverified"
     known = {file.sha256 for file in registry.dataset_index()[name].values()}
     strangers = [path for path in paths if files.sha256_of(path) not in known]
     if not strangers:
@@ -201,3 +223,21 @@ def _check(name: str, paths: list[Path], folders: list[Path]) -> Literal["found"
     # A copy in another encoding differs in every file. Where only some differ, these are damaged or were exchanged.
     what = f"is damaged or another file: {len(strangers)} of the {count} images of {name} are not the known ones"
     raise DataError(what, where=strangers[0], mend=f"Delete it and run 'milo-restore assets fetch {name}'")
+
+
+def _references(name: str, paths: list[Path], folders: list[Path]) -> list[Path] | None:
+    """The images beside a data set's inputs, paired by name.
+
+    Raises:
+        DataError: an input has none.
+    """
+    beside = registry.upstream()["datasets"][name].get("references")
+    folder = _descend(folders[0].parent, beside) if beside else None
+    if folder is None:
+        return None
+    there = {path.stem: path for path in _images(name, [folder])}
+    lonely = [path for path in paths if path.stem not in there]
+    if lonely:
+        what = f"has no reference in {folder}"
+        raise DataError(what, where=lonely[0], mend="Complete that folder, or remove it to go on without references")
+    return [there[path.stem] for path in paths]

@@ -58,6 +58,8 @@ def main(arguments: argparse.Namespace) -> int:
         raise ConfigError("name what to fetch", mend=f"Known: {', '.join(known)}; or '{_ALL}'")
     everything = (not arguments.names and not metrics) or arguments.names == [_ALL]
     names = known if everything else arguments.names
+    if everything and arguments.action == "fetch":
+        names = [name for name in known if assets.can_fetch(name)]
     if arguments.action == "list":
         print(status_table([assets.asset_status(name, root) for name in names]))
         return 0
@@ -127,4 +129,6 @@ def _line(status: AssetStatus) -> str:
 
 
 def _size(count: int) -> str:
+    if count == 0:
+        return "-"  # brought by the user
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"

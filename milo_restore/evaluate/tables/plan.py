@@ -142,7 +142,12 @@ def _cell(
     measured = Job(
         f"measure {what}",
         folder,
-        _evaluate(folder, images, metrics, references="--as-they-are" not in images.command),
+        _evaluate(
+            folder,
+            images,
+            metrics,
+            references="--as-they-are" not in images.command or "--references" in images.command,
+        ),
         folder / RESULTS,
         (restored.folder,),
     )
