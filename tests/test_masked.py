@@ -167,7 +167,7 @@ def test_own_files_load(tmp_path):
 
 
 def test_unknown_metrics():
-    with pytest.raises(ConfigError, match="'e-vgg': no such .*VGG16 backbone are not at hand"):
+    with pytest.raises(ConfigError, match="'e-vgg': no such .*without a scaler"):
         load_enhanced("e-vgg")
     with pytest.raises(ConfigError, match="Known: e-mae, e-mse, e-psnr, e-ssim"):
         load_enhanced("mae")

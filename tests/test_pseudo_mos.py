@@ -58,7 +58,7 @@ def test_the_ensemble_says_who_is_in_it_and_who_is_not(shared, monkeypatch):
     line = teacher.describe()
     assert "\n" not in line
     assert "e-mae (sha256 80c8ff5e7ca0, own-scaler)" in line
-    assert "absent: e-vgg, e-lpips, e-dists not built" in line
+    assert "absent: e-vgg, e-lpips, e-dists without a scaler" in line
 
 
 @pytest.mark.golden
@@ -124,7 +124,7 @@ def test_labels_carry_no_gradient_and_do_not_depend_on_the_batch(pairs):
 
 def test_unknown_doubled_and_empty_teachers():
     for teacher, message in (
-        ("e-vgg", "'e-vgg' is no member of a teacher. It is not built"),
+        ("e-vgg", "'e-vgg' is no member of a teacher. It is without a scaler"),
         (["mini", "oficial"], "Did you mean 'official'"),
         ("lpips2000x", "Known: ensemble, official, mini, e-mae"),
         (["mini", "mini"], "named twice: mini, mini"),

@@ -208,8 +208,7 @@ def _check(name: str, paths: list[Path], folders: list[Path]) -> Literal["found"
     where = " + ".join(str(folder) for folder in folders)
     count = registry.upstream()["datasets"][name]["count"]
     if len(paths) != count:
-        known = name in registry.dataset_index()
-        complete = f"Complete it with 'milo-restore assets fetch {name}'" if known else "Complete it"
+        complete = f"Complete it with 'milo-restore assets fetch {name}'" if can_fetch(name) else "Complete it"
         mend = f"{complete}, or remove what does not belong there"
         raise DataError(f"{name} has {count} images, found {len(paths)}", where=where, mend=mend)
     if name not in registry.dataset_index():

@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 from milo_restore.bench.diffusion import WIDTHS, Networks, format_diffusion_report, run_diffusion_bench
+from milo_restore.bench.evaluation import format_evaluation_report, run_evaluation_bench
 from milo_restore.bench.losses import BenchSettings, format_report, run_bench
 from milo_restore.bench.swinir import PATCH, format_swinir_report, run_swinir_bench
 from milo_restore.bench.training import format_training_report, run_training_bench
@@ -22,12 +23,14 @@ __all__ = [
     "BenchSettings",
     "add_arguments",
     "format_diffusion_report",
+    "format_evaluation_report",
     "format_report",
     "format_swinir_report",
     "format_training_report",
     "main",
     "run_bench",
     "run_diffusion_bench",
+    "run_evaluation_bench",
     "run_swinir_bench",
     "run_training_bench",
 ]
@@ -46,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--training", action="store_true", help="measure MILO's own training instead")
     parser.add_argument("--diffusion", action="store_true", help="measure DiffBIR's training losses instead")
     parser.add_argument("--swinir", action="store_true", help="measure a training iteration of SwinIR-light instead")
+    parser.add_argument("--evaluation", action="store_true", help="measure 'evaluate' against pyiqa's command instead")
     help_ = "of --diffusion: sd is SD 2.1's size and takes 10 GB (default: quarter, of its channels; --quick: tiny)"
     parser.add_argument("--networks", choices=sorted(WIDTHS), default=None, help=help_)
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="also write the numbers there")
@@ -83,6 +87,9 @@ def main(arguments: argparse.Namespace) -> int:
     elif arguments.swinir:
         report = run_swinir_bench(settings)
         print(format_swinir_report(report))
+    elif arguments.evaluation:
+        report = run_evaluation_bench(settings)
+        print(format_evaluation_report(report))
     elif arguments.training:
         report = run_training_bench(settings)
         print(format_training_report(report))

@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="NAME",
         help="psnr, ssim (by the protocol below), mae, milo, milo:mini, milo:PATH, e-mae, e-mse, e-psnr, e-ssim, "
-        "ens-surrogate, niqe-basicsr, st-lpips, or any metric of pyiqa by its exact name: lpips, dists, topiq_nr, "
-        "clipiqa, musiq, niqe, ...; pyiqa:psnr and pyiqa:ssim are pyiqa's own (80 dB cap; luma)",
+        "e-vgg, e-lpips, e-dists, ens-surrogate, niqe-basicsr, st-lpips, or any metric of pyiqa by its exact name: "
+        "lpips, dists, topiq_nr, clipiqa, musiq, niqe, ...; pyiqa:psnr and pyiqa:ssim are pyiqa's own (80 dB; luma)",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="results.json to write")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write one line per image, too")

@@ -22,7 +22,7 @@ from torch import Tensor
 import milo_restore
 from milo_restore.errors import ConfigError, MiloRestoreError, WeightsError
 
-OURS = ("milo", "e-mae", "e-mse", "e-psnr", "e-ssim", "mae")
+OURS = ("milo", "e-mae", "e-mse", "e-psnr", "e-ssim", "e-vgg", "e-lpips", "e-dists", "mae")
 PYIQA = (
     "psnr", "psnry", "ssim", "ssimc", "ms_ssim", "cw_ssim", "fsim", "vif", "vsi", "gmsd", "nlpd", "mad", "lpips",
     "lpips-vgg", "dists", "topiq_fr", "topiq_fr-pipal", "pieapp", "wadiqam_fr", "stlpips", "stlpips-vgg",
@@ -32,9 +32,6 @@ NOT_OFFERED = {
     "hdr-vdp-2": "a MATLAB program",
     "vgg": "pyiqa has no plain distance of VGG features",
     "deepwsd": "pyiqa has no DeepWSD",
-    "e-vgg": "its weights and their VGG16 cannot be had",
-    "e-lpips": "its weights and their VGG16 cannot be had",
-    "e-dists": "its weights and their VGG16 cannot be had",
     "e-deepwsd": "neither code nor weights are published",
 }
 """Metrics of the supplement that cannot be measured here, and why."""
@@ -85,7 +82,7 @@ def check_metric_name(name: str) -> None:
     if base not in (*OURS, *PYIQA, *NOT_OFFERED):
         raise ConfigError("no such metric", where=repr(name), mend=f"Known: {', '.join((*OURS, *PYIQA))}")
     if weights == "" or (weights is not None and (base not in OURS or base == "mae")):
-        mend = "Write milo, milo:official, milo:mini or milo:PATH; e-mae to e-ssim take a path too, others nothing"
+        mend = "Write milo, milo:official, milo:mini or milo:PATH; e-mae to e-dists take a path too, others nothing"
         raise ConfigError("takes no such weights", where=repr(name), mend=mend)
 
 
@@ -112,7 +109,7 @@ def load_fr_metric(name: str, device: torch.device | str = "cpu") -> FRMetric:
             name, True, software, None, None, lambda image, reference: float((image - reference).abs().mean())
         )
     try:
-        metric = _masked(base, weights or "official").to(device)
+        metric = load_masked(base, weights or "official").to(device)
     except WeightsError as error:
         where = f"{name}: {error.where}" if error.where else name
         raise MetricUnavailable(error.what, where=where, mend=error.mend) from error
@@ -131,14 +128,17 @@ def _split(name: str) -> tuple[str, str | None]:
     return base, weights if colon else None
 
 
-def _masked(base: str, weights: str) -> Any:
+def load_masked(base: str, weights: str) -> Any:
+    """MILO or a masking-enhanced metric: ``metric(image, reference=reference) -> (N,)``, with ``weights``.
+
+    Raises:
+        WeightsError: its weights cannot be had.
+    """
+    from milo_restore.metric import FEATURE_METRICS, MILO, load_enhanced, load_feature_metric
+
     if base == "milo":
-        from milo_restore.metric import MILO
-
         return MILO.from_pretrained(weights)
-    from milo_restore.metric.masked import load_enhanced
-
-    return load_enhanced(base, weights)
+    return load_feature_metric(base, weights) if base in FEATURE_METRICS else load_enhanced(base, weights)
 
 
 def _pyiqa(name: str, device: torch.device) -> FRMetric:

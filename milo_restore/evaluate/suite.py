@@ -1,8 +1,8 @@
 """The metrics of ``milo-restore evaluate``, by name: full- and no-reference, this project's and others'.
 
-Names are this project's for ``psnr``, ``ssim``, ``mae``, ``milo``, ``e-mae``, ``e-mse``, ``e-psnr``, ``e-ssim`` and
-``ens-surrogate``; ``niqe-basicsr`` is basicsr's NIQE and ``st-lpips`` the package stlpips-pytorch; every other name is
-pyiqa's, exactly. Where both have a name, ``pyiqa:NAME`` is pyiqa's:
+Names are this project's for ``psnr``, ``ssim``, ``mae``, ``milo``, ``e-mae``, ``e-mse``, ``e-psnr``, ``e-ssim``,
+``e-vgg``, ``e-lpips``, ``e-dists`` and ``ens-surrogate``; ``niqe-basicsr`` is basicsr's NIQE and ``st-lpips`` the
+package stlpips-pytorch; every other name is pyiqa's, exactly. Where both have a name, ``pyiqa:NAME`` is pyiqa's:
 
 - ``psnr``: ours ends nowhere (identical images have none), pyiqa's at 80 dB.
 - ``ssim``: ours is of RGB by default, as pyiqa's ``ssimc``; pyiqa's ``ssim`` is of the luma, in YIQ. With
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 import milo_restore
 from milo_restore.errors import ConfigError, DataError, MiloRestoreError
-from milo_restore.evaluate.fr_metrics import NOT_OFFERED, OURS, PYIQA, MetricUnavailable, check_metric_name
+from milo_restore.evaluate.fr_metrics import NOT_OFFERED, OURS, PYIQA, MetricUnavailable, check_metric_name, load_masked
 from milo_restore.evaluate.metrics import SMALLEST_SIDE, psnr, ssim
 from milo_restore.evaluate.outside_metrics import load_outside, pyiqa_mode
 from milo_restore.evaluate.suite_metric import Batch, Protocol, SuiteMetric, base_name
@@ -167,14 +167,9 @@ def _mae(batch: Batch) -> list[float]:
 
 def _masked(name: str, device: torch.device) -> SuiteMetric:
     """MILO or a masking-enhanced metric: its raw value."""
-    from milo_restore.metric import MILO
-    from milo_restore.metric.masked import load_enhanced
-
     base, _, weights = name.partition(":")
     try:
-        metric: Any = MILO.from_pretrained(weights or "official") if base == "milo" else load_enhanced(
-            base, weights or "official"
-        )  # fmt: skip
+        metric = load_masked(base, weights or "official")
     except MiloRestoreError as error:
         where = f"{name}: {error.where}" if error.where else name
         raise MetricUnavailable(error.what, where=where, mend=error.mend) from error

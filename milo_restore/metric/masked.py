@@ -234,9 +234,9 @@ ENHANCED: tuple[str, ...] = tuple(_CLASSES)
 """The names that `load_enhanced` takes: those whose weights are published and need no other network."""
 
 ABSENT: dict[str, str] = dict.fromkeys(
-    ("e-vgg", "e-lpips", "e-dists"), "not built: its mask weights and its VGG16 backbone are not at hand"
+    ("e-vgg", "e-lpips", "e-dists"), "without a scaler from its values to opinion scores"
 )
-"""The other masking-enhanced metrics of the paper, and why they are not here."""
+"""The paper's others, in `milo_restore.metric.masked_features`, and why they are not among these."""
 
 
 def load_enhanced(name: str, weights: str | Path = "official") -> EnhancedMetric:
@@ -253,7 +253,7 @@ def load_enhanced(name: str, weights: str | Path = "official") -> EnhancedMetric
             would fit (all four have the same layers) and give wrong scores.
     """
     if name not in _CLASSES:
-        mend = f"{name} is {ABSENT[name]}" if name in ABSENT else f"Known: {', '.join(ENHANCED)}"
+        mend = f"It is {ABSENT[name]}" if name in ABSENT else f"Known: {', '.join(ENHANCED)}"
         raise ConfigError("no such masking-enhanced metric", where=repr(name), mend=mend)
     state, info = load_weights(weights, name, None)
     for other in WEIGHTS:

@@ -1,0 +1,117 @@
+"""Measuring a folder of images: ``milo-restore evaluate`` against pyiqa's own command line, from process to process."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from milo_restore.bench.losses import BenchSettings
+from milo_restore.bench.timing import interleaved, machine, ratio
+from milo_restore.data import evaluation_input, held_out_photographs, load_collection, to_uint8, write_png
+from milo_restore.errors import ConfigError, MiloRestoreError
+
+SIGMA = 25.0
+DATA = "CBSD68"
+THEIRS = {"psnr": "psnr", "ssim": "ssimc"}
+"""The metrics that both have, and their names in pyiqa: PSNR and SSIM of RGB."""
+OURS = {"PSNR + SSIM": ("psnr", "ssim"), "PSNR + SSIM + MILO": ("psnr", "ssim", "milo")}
+PYIQA = "pyiqa: PSNR + SSIM"
+_QUICK = (2, 48)  # images and their sides
+
+
+def run_evaluation_bench(settings: BenchSettings) -> dict[str, Any]:
+    """Time whole commands: start of the process, imports, hashing, measuring, writing.
+
+    The images are CBSD68 with noise of sigma 25, written as PNG. Each of our commands gets an empty cache; pyiqa's has
+    none. Both may use ``threads`` threads. Commands take turns, so a busy machine slows all of them.
+
+    Args:
+        settings: ``threads``, ``repeats``, ``weights`` of MILO, ``device``; ``quick`` takes two small photographs.
+
+    Returns:
+        ``machine``, ``images``, ``rounds`` and ``commands``, one row each: ``name``, ``seconds``, ``faster``, how many
+        times as fast as pyiqa's command. JSON can hold it.
+
+    Raises:
+        ConfigError: pyiqa is not installed.
+        DataError: CBSD68 is not there.
+        MiloRestoreError: a command failed; what it said last is told.
+    """
+    script = Path(sysconfig.get_path("scripts")) / "pyiqa"
+    if importlib.util.find_spec("pyiqa") is None or not script.is_file():
+        raise ConfigError("pyiqa is not installed", where="--evaluation", mend="pip install 'milo-restore[eval]'")
+    images = _photographs() if settings.quick else load_collection(DATA)
+    with tempfile.TemporaryDirectory(prefix="milo-restore-bench-") as temporary:
+        folder = Path(temporary)
+        for name, clean in images:
+            file = f"{Path(name).stem}.png"
+            write_png(folder / "ref" / file, clean)
+            write_png(folder / "pred" / file, to_uint8(evaluation_input(clean, SIGMA)))
+        places = [str(folder / "pred"), str(folder / "ref")]
+        device = settings.device
+        contenders: dict[str, Callable[[], Any]] = {
+            PYIQA: partial(
+                _run, [str(script), *THEIRS.values(), "-t", places[0], "-r", places[1], "--device", device], settings
+            )
+        }
+        for name, metrics in OURS.items():
+            contenders[name] = partial(_ours, folder, metrics, settings)
+        times = interleaved(contenders, settings.repeats, torch.device("cpu"), "evaluation")
+    rows = [
+        {"name": name, "seconds": median(seconds), "faster": ratio(times[PYIQA], seconds)}
+        for name, seconds in times.items()
+    ]
+    return {
+        "machine": machine(settings.threads, torch.device(device)),
+        "images": f"{len(images)} of {'photographs of scikit-image' if settings.quick else DATA}",
+        "rounds": settings.repeats,
+        "commands": rows,
+    }
+
+
+def format_evaluation_report(report: dict[str, Any]) -> str:
+    """The report of `run_evaluation_bench` as text for a terminal."""
+    on = report["machine"]
+    lines = [
+        f"{report['images']}, noise of sigma {SIGMA:g}; {on['device']}, {on['threads']} threads, torch {on['torch']}; "
+        f"medians of {report['rounds']} interleaved rounds of whole commands with cold caches",
+        f"{'command':24}{'seconds':>10}{'against pyiqa':>16}",
+    ]
+    lines += [f"{row['name']:24}{row['seconds']:10.1f}{row['faster']:14.2f} x" for row in report["commands"]]
+    return "\n".join(lines)
+
+
+def _photographs() -> list[tuple[str, NDArray[np.uint8]]]:
+    count, side = _QUICK
+    return [(name, image[:side, :side].copy()) for name, image in held_out_photographs()[:count]]
+
+
+def _ours(folder: Path, metrics: Sequence[str], settings: BenchSettings) -> None:
+    cache = folder / "cache"
+    shutil.rmtree(cache, ignore_errors=True)
+    names = [f"milo:{settings.weights}" if name == "milo" else name for name in metrics]
+    words = [sys.executable, "-m", "milo_restore.cli", "evaluate", "--pred", str(folder / "pred")]
+    words += ["--ref", str(folder / "ref"), "--metrics", *names, "--cache", str(cache), "--device", settings.device]
+    _run([*words, "--out", str(folder / "results.json")], settings)
+
+
+def _run(words: Sequence[str], settings: BenchSettings) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(settings.threads)}
+    done = subprocess.run(words, check=False, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+        raise MiloRestoreError(f"ended with exit code {done.returncode} and said: {said}", where=" ".join(words[:3]))
