@@ -21,7 +21,8 @@ from milo_restore.cli import main
 from milo_restore.data import read_image, to_tensor
 from milo_restore.errors import ConfigError
 from milo_restore.evaluate import correlate, fr_metrics, opinion
-from milo_restore.evaluate.fr_metrics import MetricUnavailable, load_fr_metric
+from milo_restore.evaluate.fr_metrics import load_fr_metric
+from milo_restore.evaluate.pyiqa_metrics import MetricUnavailable
 
 
 @pytest.fixture

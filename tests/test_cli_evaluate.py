@@ -16,8 +16,8 @@ import pytest
 from milo_restore.cli import evaluate, main
 from milo_restore.data import held_out_photographs, write_png
 from milo_restore.errors import ConfigError, DataError
-from milo_restore.evaluate.fr_metrics import MetricUnavailable
 from milo_restore.evaluate.metric_assets import fetch_metrics, weight_folders
+from milo_restore.evaluate.pyiqa_metrics import MetricUnavailable
 from milo_restore.evaluate.results import read_results, results_table
 from milo_restore.evaluate.suite_metric import PROTOCOLS
 

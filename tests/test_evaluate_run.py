@@ -23,9 +23,9 @@ from skimage.metrics import structural_similarity
 from milo_restore import MILO
 from milo_restore.data import evaluation_noise, find_dataset, held_out_photographs, read_image, to_tensor, write_png
 from milo_restore.errors import ConfigError, DataError
-from milo_restore.evaluate import outside_metrics, run, suite
+from milo_restore.evaluate import outside_metrics, pyiqa_metrics, run, suite
 from milo_restore.evaluate.folders import find_images, image_size
-from milo_restore.evaluate.fr_metrics import MetricUnavailable
+from milo_restore.evaluate.pyiqa_metrics import MetricUnavailable
 from milo_restore.evaluate.results import bootstrap_interval, make_results, to_csv, to_json
 from milo_restore.evaluate.run import load_metrics, measure
 from milo_restore.evaluate.suite import check_name, load_suite_metric, needs_reference
@@ -142,7 +142,7 @@ def test_clip_can_be_imported_under_todays_setuptools():
     before = "pkg_resources" in sys.modules
     for name in [name for name in sys.modules if name in ("clip", "clip.clip", "pyiqa.archs.clip_imports")]:
         del sys.modules[name]
-    with outside_metrics._pkg_resources():
+    with pyiqa_metrics.pkg_resources():
         assert importlib.import_module("pyiqa.archs.clip_imports").clip.available_models()
     if not before and importlib.util.find_spec("pkg_resources") is None:
         assert "pkg_resources" not in sys.modules

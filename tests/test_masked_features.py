@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from milo_restore.errors import ConfigError, DataError, WeightsError
-from milo_restore.evaluate.fr_metrics import MetricUnavailable
+from milo_restore.evaluate.pyiqa_metrics import MetricUnavailable
 from milo_restore.evaluate.suite import load_suite_metric, needs_reference
 from milo_restore.metric import FEATURE_METRICS, feature_weights, load_feature_metric
 from milo_restore.metric.masked_features import CHANNELS, EDISTS, ELPIPS, EVGG, L2Pool

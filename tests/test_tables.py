@@ -147,7 +147,7 @@ SCALE = Scale("a minute", "train", "restore", "images", notice="only a test")
 TABLE = Table(
     1, "A title", COLUMNS, (Group("sigma 5"),),
     (Row("A_1", ((30.0, 0.1, 0.2),)), Row("B*", ((31.0, 0.2, 0.3),)), Row("C", ((32.0, 0.3, 0.4),))),
-    Scales(SCALE, SCALE, SCALE), (Milo("x"),),
+    Scales(SCALE, SCALE, SCALE), (Milo(name="x"),),
 )  # fmt: skip
 
 

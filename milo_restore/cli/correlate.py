@@ -98,8 +98,9 @@ def _measure(arguments: argparse.Namespace) -> Run:
     from milo_restore.assets import cache_folder
     from milo_restore.cli.metric import choose_device
     from milo_restore.evaluate.correlate import ScoreCache, correlate_metric, hash_pairs
-    from milo_restore.evaluate.fr_metrics import KNOWN, FRMetric, MetricUnavailable, check_metric_name, load_fr_metric
+    from milo_restore.evaluate.fr_metrics import KNOWN, FRMetric, check_metric_name, load_fr_metric
     from milo_restore.evaluate.opinion import opinion_pairs, present_pairs
+    from milo_restore.evaluate.pyiqa_metrics import MetricUnavailable
 
     everything = arguments.metrics == ["all"]
     names = KNOWN if everything else list(dict.fromkeys(arguments.metrics))

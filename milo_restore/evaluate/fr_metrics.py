@@ -8,11 +8,7 @@ names and defaults, of which some surprise: ``ssim`` is of the luma and ``ssimc`
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import socket
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +16,8 @@ import torch
 from torch import Tensor
 
 import milo_restore
-from milo_restore.errors import ConfigError, MiloRestoreError, WeightsError
+from milo_restore.errors import ConfigError, WeightsError
+from milo_restore.evaluate.pyiqa_metrics import MetricUnavailable, create_pyiqa, tensors_sha256
 
 OURS = ("milo", "e-mae", "e-mse", "e-psnr", "e-ssim", "e-vgg", "e-lpips", "e-dists", "mae")
 PYIQA = (
@@ -37,14 +34,6 @@ NOT_OFFERED = {
 """Metrics of the supplement that cannot be measured here, and why."""
 
 KNOWN = [*OURS, *PYIQA, *NOT_OFFERED]
-
-_PATIENCE = 15.0  # seconds for a server to answer
-# The checkpoint holds the backbone too; asking timm for its own copy first costs a download, or minutes of retries.
-_OPTIONS = {"topiq_fr": {"backbone_pretrain": False}, "topiq_fr-pipal": {"backbone_pretrain": False}}
-
-
-class MetricUnavailable(MiloRestoreError):
-    """A metric is known, but its weights or its package cannot be had here."""
 
 
 @dataclass(frozen=True)
@@ -142,23 +131,7 @@ def load_masked(base: str, weights: str) -> Any:
 
 
 def _pyiqa(name: str, device: torch.device) -> FRMetric:
-    try:
-        with quiet():
-            import pyiqa
-            from pyiqa.default_model_configs import DEFAULT_CONFIGS
-        version = str(pyiqa.__version__)
-    except ImportError as error:
-        mend = "pip install 'milo-restore[eval]' (pyiqa is for non-commercial use)"
-        raise MetricUnavailable(f"needs pyiqa, which cannot be imported ({error})", where=name, mend=mend) from error
-    if name not in DEFAULT_CONFIGS:
-        raise MetricUnavailable(f"pyiqa {version} does not offer it", where=name, mend="Upgrade pyiqa")
-    try:
-        with quiet(), short_patience():
-            metric = pyiqa.create_metric(name, device=device, **_OPTIONS.get(name, {}))
-    except (OSError, RuntimeError, ImportError) as error:  # offline: URLError and HuggingFace's are OSErrors
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        mend = "Its weights are downloaded on first use: run it once with network, or copy them to $TORCH_HOME/hub"
-        raise MetricUnavailable(f"pyiqa {version} cannot load it ({reason})", where=name, mend=mend) from error
+    metric, version = create_pyiqa(name, device)
 
     def score(image: Tensor, reference: Tensor) -> float:
         return float(metric(image, reference))  # pyiqa: the distorted image first
@@ -166,33 +139,3 @@ def _pyiqa(name: str, device: torch.device) -> FRMetric:
     digest = tensors_sha256(metric.net.state_dict())
     described = None if digest is None else f"pyiqa's default, tensors' sha256 {digest[:12]}"
     return FRMetric(name, bool(metric.lower_better), f"pyiqa {version}", described, digest, score)
-
-
-def tensors_sha256(state: dict[str, Tensor]) -> str | None:
-    """A hash of names, types, shapes and values; None where there are no tensors."""
-    if not state:
-        return None
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        tensor = state[key].detach().cpu().contiguous()
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Standard output is sent to standard error: pyiqa reports downloads there, and it is for the table."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
-
-
-@contextlib.contextmanager
-def short_patience() -> Iterator[None]:
-    """torch.hub sets no time limit: a server that never answers would hold a run up for minutes."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_PATIENCE)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

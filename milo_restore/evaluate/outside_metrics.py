@@ -1,8 +1,7 @@
 """Metrics of other packages, made ready for `milo_restore.evaluate.suite`: pyiqa's, ST-LPIPS, basicsr's NIQE.
 
-pyiqa is called as it wants to be: the distorted image first, tensors in [0, 1]. Its ``clip`` imports ``packaging`` from
-``pkg_resources``, which setuptools 82 removed; while a metric is made, a stand-in takes its place. Metrics that draw
-crops at random get one fixed seed for every image, so that a value belongs to the image alone.
+pyiqa is called as it wants to be: the distorted image first, tensors in [0, 1]. Metrics that draw crops at random get
+one fixed seed for every image, so that a value belongs to the image alone.
 """
 
 from __future__ import annotations
@@ -11,10 +10,7 @@ import contextlib
 import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import random
-import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,12 +20,7 @@ import torch
 from torch import Tensor
 
 from milo_restore.errors import DataError
-from milo_restore.evaluate.fr_metrics import (
-    MetricUnavailable,
-    quiet,
-    short_patience,
-    tensors_sha256,
-)
+from milo_restore.evaluate.pyiqa_metrics import MetricUnavailable, create_pyiqa, quiet, stand_ins, tensors_sha256
 from milo_restore.evaluate.suite_metric import Batch, SuiteMetric
 
 _SEED = 123
@@ -59,16 +50,6 @@ def load_outside(name: str, base: str, device: torch.device) -> SuiteMetric:
     return _pyiqa(name, base, device)
 
 
-def pyiqa_mode(name: str) -> str | None:
-    """``FR`` or ``NR`` as the installed pyiqa says; None where it has no such metric, or is not here."""
-    try:
-        with quiet():
-            from pyiqa.default_model_configs import DEFAULT_CONFIGS
-    except ImportError:
-        return None
-    return DEFAULT_CONFIGS[name]["metric_mode"] if name in DEFAULT_CONFIGS else None
-
-
 def _pyiqa(name: str, base: str, device: torch.device) -> SuiteMetric:
     metric, version = create_pyiqa(base, device)
     full = metric.metric_mode == "FR"
@@ -87,74 +68,12 @@ def _pyiqa(name: str, base: str, device: torch.device) -> SuiteMetric:
     )
 
 
-def create_pyiqa(name: str, device: torch.device | str, **options: Any) -> tuple[Any, str]:
-    """The metric of this name, and the version of pyiqa. Weights are downloaded, or refused within seconds.
-
-    Raises:
-        MetricUnavailable: pyiqa is not here or has no such metric, or weights cannot be had.
-    """
-    try:
-        with quiet():
-            import pyiqa
-            from pyiqa.default_model_configs import DEFAULT_CONFIGS
-        version = str(pyiqa.__version__)
-    except ImportError as error:
-        mend = "pip install 'milo-restore[eval]' (pyiqa is for non-commercial use)"
-        raise MetricUnavailable(f"needs pyiqa, which cannot be imported ({error})", where=name, mend=mend) from error
-    if name not in DEFAULT_CONFIGS:
-        raise MetricUnavailable(f"pyiqa {version} does not offer it", where=name, mend="Upgrade pyiqa")
-    # TOPIQ's checkpoints hold their backbone; asking timm for its own copy first costs a download, or fails offline.
-    settings = ({"backbone_pretrain": False} if name.startswith("topiq") else {}) | options
-    try:
-        with quiet(), short_patience(), _pkg_resources():
-            return pyiqa.create_metric(name, device=torch.device(device), **settings), version
-    except (OSError, RuntimeError, ImportError) as error:  # offline: URLError and HuggingFace's are OSErrors
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        if isinstance(error, ImportError):
-            mend = f"Install {error.name or 'what is missing'}"
-        else:
-            mend = (
-                f"Where there is network, run 'milo-restore assets fetch --metrics {name}'; on a machine without, "
-                "copy its $TORCH_HOME/hub (by default ~/.cache/torch/hub) from there"
-            )
-        raise MetricUnavailable(f"pyiqa {version} cannot load it ({reason})", where=name, mend=mend) from error
-
-
 def _one_each(found: Any, count: int) -> list[float]:
     """A metric's answer as one number per image; pyiqa's shapes differ: (), (N,), (N, 1)."""
     values = found if isinstance(found, Tensor) else torch.as_tensor(found)
     if values.numel() != count:
         raise DataError(f"the metric gave {values.numel()} numbers for {count} images")
     return [float(value) for value in values.detach().reshape(-1)]
-
-
-@contextlib.contextmanager
-def _pkg_resources() -> Iterator[None]:
-    """A stand-in for ``pkg_resources.packaging``, for clip, where setuptools no longer has it; gone afterwards."""
-    if "pkg_resources" in sys.modules or importlib.util.find_spec("pkg_resources") is not None:
-        yield
-        return
-    packaging = importlib.import_module("packaging")
-    importlib.import_module("packaging.version")
-    with _stand_ins({"pkg_resources": {"packaging": packaging}}):
-        yield
-
-
-@contextlib.contextmanager
-def _stand_ins(modules: dict[str, dict[str, Any]]) -> Iterator[None]:
-    """Modules with these contents, those of them that are not installed; gone afterwards."""
-    made = []
-    for name, content in modules.items():
-        if name not in sys.modules and importlib.util.find_spec(name) is None:
-            module = types.ModuleType(name, "Stand-in made by milo_restore.evaluate.outside_metrics.")
-            vars(module).update(content)
-            sys.modules[name] = module
-            made.append(name)
-    try:
-        yield
-    finally:
-        for name in made:
-            sys.modules.pop(name, None)
 
 
 @contextlib.contextmanager
@@ -177,7 +96,7 @@ def _st_lpips(name: str, net: str, device: torch.device) -> SuiteMetric:
     nothing = {"embed": None}
     try:
         # It imports two packages that it neither declares nor uses.
-        with _stand_ins({"IPython": nothing, "torchsummary": {"summary": None}}), quiet():
+        with stand_ins({"IPython": nothing, "torchsummary": {"summary": None}}), quiet():
             stlpips = importlib.import_module("stlpips_pytorch.stlpips")
         version = importlib.metadata.version("stlpips-pytorch")
     except ImportError as error:

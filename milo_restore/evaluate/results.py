@@ -18,7 +18,7 @@ import torch
 import milo_restore
 from milo_restore.errors import DataError
 from milo_restore.evaluate.folders import ImageFiles
-from milo_restore.evaluate.fr_metrics import MetricUnavailable
+from milo_restore.evaluate.pyiqa_metrics import MetricUnavailable
 from milo_restore.evaluate.run import Measured
 from milo_restore.evaluate.suite_metric import Protocol, SuiteMetric
 

@@ -22,7 +22,9 @@ from milo_restore.data.images import read_image
 from milo_restore.errors import ConfigError, MiloRestoreError
 from milo_restore.evaluate.correlate import ScoreCache
 from milo_restore.evaluate.folders import ImageFiles
-from milo_restore.evaluate.fr_metrics import FRMetric, MetricUnavailable
+from milo_restore.evaluate.fr_metrics import FRMetric
+from milo_restore.evaluate.pyiqa_metrics import MetricUnavailable
+from milo_restore.evaluate.sharing import gather, place
 from milo_restore.evaluate.suite import load_suite_metric
 from milo_restore.evaluate.suite_metric import Batch, Protocol, SuiteMetric
 
@@ -84,7 +86,7 @@ def load_metrics(
             unavailable[name] = error
         except MiloRestoreError as error:
             failure = failure or error
-    for others, problem in _gather((unavailable, failure)):
+    for others, problem in gather((unavailable, failure)):
         if problem is not None:
             raise problem
         unavailable = {**others, **unavailable}
@@ -133,14 +135,14 @@ def measure(
     for metric in metrics:
         if metric.reference and any(image.ref is None for image in images):
             raise ConfigError("compares with a reference", where=metric.name, mend="Give --ref, or leave it out")
-    rank, processes = _place()
+    rank, processes = place()
     hidden = rank > 0 or (None if progress is None else not progress)  # None: on terminals only
     # Rank 0 alone looks into the cache: the others might find there what the first has just written.
     hashes, known, plan = _from_main(lambda: _plan(images, metrics, cache, batch_size, hidden))
     found, failures, problem = _compute(
         plan[rank::processes], images, metrics, hashes, cache, torch.device(device), hidden
     )
-    parts = _gather((found, failures, problem))
+    parts = gather((found, failures, problem))
     for *_, problem in parts:
         if problem is not None:
             raise problem
@@ -276,24 +278,9 @@ def _open(folder: Path, metric: SuiteMetric) -> ScoreCache:
     return ScoreCache.open(folder, cast(FRMetric, metric))  # of a metric it asks for its identity, nothing else
 
 
-def _place() -> tuple[int, int]:
-    """This process's number and how many there are."""
-    several = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
-
-
-def _gather(mine: T) -> list[T]:
-    """Every process's, on every process."""
-    processes = _place()[1]
-    gathered: list[Any] = [mine] * processes
-    if processes > 1:
-        dist.all_gather_object(gathered, mine)
-    return gathered
-
-
 def _from_main(function: Callable[[], T]) -> T:
     """What the first process finds, on every process; or its error."""
-    rank, processes = _place()
+    rank, processes = place()
     answer: list[Any] = [None, None]
     if rank == 0:
         try:

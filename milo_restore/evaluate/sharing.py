@@ -20,6 +20,22 @@ from milo_restore.metric import MILO
 T = TypeVar("T")
 
 
+def place() -> tuple[int, int]:
+    """This process's number and how many there are."""
+    # Not accelerate's PartialState: made before an Accelerator, it sees one process on CPUs, however many there are.
+    several = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+
+
+def gather(mine: T) -> list[T]:
+    """Every process's value, on every process; it must be picklable."""
+    processes = place()[1]
+    gathered: list[Any] = [mine] * processes
+    if processes > 1:
+        dist.all_gather_object(gathered, mine)
+    return gathered
+
+
 def over_processes(count: int, score: Callable[[int], T], *, title: str, progress: bool | None = None) -> list[T]:
     """Score images, each of N processes every N-th one; all return all scores, in order.
 
@@ -32,9 +48,7 @@ def over_processes(count: int, score: Callable[[int], T], *, title: str, progres
     Raises:
         MiloRestoreError: ``score``'s, on all processes.
     """
-    # Not accelerate's PartialState: made before an Accelerator, it sees one process on CPUs, however many there are.
-    several = dist.is_available() and dist.is_initialized()
-    rank, processes = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+    rank, processes = place()
     hidden = rank > 0 or (None if progress is None else not progress)  # None: on terminals only
     mine = range(rank, count, processes)
     rows: list[tuple[int, T]] = []
@@ -44,9 +58,7 @@ def over_processes(count: int, score: Callable[[int], T], *, title: str, progres
             rows.append((number, score(number)))
     except MiloRestoreError as error:  # raised below, on all processes: the others would wait for this one for ever
         failure = error
-    gathered: list[Any] = [(rows, failure)] * processes
-    if several:
-        dist.all_gather_object(gathered, (rows, failure))
+    gathered = gather((rows, failure))
     for failure in [problem for _, problem in gathered if problem is not None]:
         raise failure
     ordered = sorted((row for part, _ in gathered for row in part), key=lambda row: row[0])

@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 
 import milo_restore
 from milo_restore.errors import ConfigError, DataError, MiloRestoreError
-from milo_restore.evaluate.fr_metrics import NOT_OFFERED, OURS, PYIQA, MetricUnavailable, check_metric_name, load_masked
+from milo_restore.evaluate.fr_metrics import NOT_OFFERED, OURS, PYIQA, check_metric_name, load_masked
 from milo_restore.evaluate.metrics import SMALLEST_SIDE, psnr, ssim
-from milo_restore.evaluate.outside_metrics import load_outside, pyiqa_mode
+from milo_restore.evaluate.outside_metrics import load_outside
+from milo_restore.evaluate.pyiqa_metrics import MetricUnavailable, pyiqa_mode
 from milo_restore.evaluate.suite_metric import Batch, Protocol, SuiteMetric, base_name
 
 PIXEL = ("psnr", "ssim", "mae")

@@ -94,27 +94,16 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Milo:
+class Milo(Commands):
     """The MILO in a loss: per scale a name of published weights, or the command that trains it.
 
     Attributes:
         name: what rows call it.
         needs: what training it takes, told where a scale has none.
-        smoke: ``mini``, ``official``, a command, or None; as are the following.
-        lite: as above.
-        paper: as above.
     """
 
-    name: str
+    name: str = ""
     needs: str = ""
-    smoke: str | None = None
-    lite: str | None = None
-    paper: str | None = None
-
-    def at(self, scale: ScaleName) -> str | None:
-        """Weights or command at a scale."""
-        command: str | None = getattr(self, scale)
-        return command
 
 
 @dataclass(frozen=True)
