@@ -273,7 +273,7 @@ def test_unavailable_metrics(pretend, command, computed, tmp_path, capsys):
     assert command(metrics=wanted) == 2
     line = error_of(capsys)
     assert "lpips: pyiqa 9.9 cannot load it (<urlopen error Name or service not known>)" in line
-    assert "run it once with network" in line
+    assert "run 'milo-restore assets fetch --metrics lpips'" in line
     assert computed == []
     assert command("--skip-unavailable", "--csv", tmp_path / "t.csv", metrics=wanted) == 0
     lines = capsys.readouterr().out.splitlines()
