@@ -240,3 +240,31 @@ def test_only_needs_one_table(capsys):
 
 def test_available_metrics_are_tried_before_anything_runs():
     assert tables._available(["psnr", "ens"], skip=True) == {"psnr"}
+
+
+def test_a_real_row_from_training_to_report(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    for name in ("http_proxy", "https_proxy"):  # whatever is not here stays unavailable
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("MILO_RESTORE_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "out"
+    words = ["tables", "2", "--only", "MILO", "--out", str(out), "--launch", sys.executable]
+    assert main(words) == 0
+    table = (out / "table2.txt").read_text()
+    assert "NOTE: smoke numbers" in table
+    results = {}
+    for sigma in (15, 25, 50):
+        folder = out / "table2" / "rows" / "milo" / f"sigma-{sigma}"
+        results[sigma] = json.loads((folder / "results.json").read_text())
+        assert results[sigma]["counts"]["psnr"] == 2
+        assert f"{results[sigma]['means']['psnr']:.5f}" in table
+        record = json.loads((folder / "provenance.json").read_text())
+        assert record["weights"]["train MILO"].startswith("mini")
+        assert "loss.kind=milo" in record["overrides"]
+    psnr = {sigma: found["means"]["psnr"] for sigma, found in results.items()}
+    assert 24 < psnr[50] < psnr[25] < psnr[15] < 32  # the tiny VAE alone ends at 28.5 dB on these
+    assert "DiffBIR: not run yet" in table
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count('<section id="group') == 3
+    assert "smoke numbers" in page
