@@ -233,6 +233,20 @@ def test_an_interrupted_table_lets_the_training_save_and_goes_on(clone):
     assert order(clone)[:2] == ["train loss=slow", "train loss=slow"]
 
 
+def test_a_signal_stops_commands_within_the_process_too(clone, monkeypatch):
+    write(clone, "one")
+    from milo_restore.evaluate import run as measuring
+
+    def measure(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr(measuring, "measure", measure)
+    assert run() == 143
+    assert "restore one sigma-6" not in order(clone)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
 def test_only_needs_one_table(capsys):
     assert main(["tables", "all", "--only", "MAE"]) == 2
     assert "names a row of one table" in capsys.readouterr().err

@@ -24,6 +24,7 @@ from milo_restore import MILO
 from milo_restore.data import evaluation_noise, find_dataset, held_out_photographs, read_image, to_tensor, write_png
 from milo_restore.errors import ConfigError, DataError
 from milo_restore.evaluate import outside_metrics, pyiqa_metrics, run, suite
+from milo_restore.evaluate.correlation import correlate_scores
 from milo_restore.evaluate.folders import find_images, image_size
 from milo_restore.evaluate.pyiqa_metrics import MetricUnavailable
 from milo_restore.evaluate.results import bootstrap_interval, make_results, to_csv, to_json
@@ -125,9 +126,8 @@ def test_pyiqas_traps_are_still_there():
     ours, luma, colour = (load_suite_metric(n).measure(batch)[0] for n in ("ssim", "pyiqa:ssim", "ssimc"))
     assert ours == pytest.approx(colour, abs=1e-4)
     assert abs(luma - colour) > 0.01
-    assert isinstance(
-        pyiqa.create_metric("ssim", device="cpu")(batch.image_tensor, batch.reference_tensor), torch.Tensor
-    )
+    direct = pyiqa.create_metric("ssim", device="cpu")(batch.image_tensor, batch.reference_tensor)
+    assert direct.dtype == torch.float64  # which a float32 sum of losses would turn into another type
     # Y is YIQ's, in the full range, not BasicSR's from 16 to 235: 20 log10(255 / 219) = 1.32 dB apart.
     yiq = image.astype(float) - clean
     expected = 10 * math.log10(255**2 / np.mean((yiq @ (0.299, 0.587, 0.114)) ** 2))
@@ -135,6 +135,22 @@ def test_pyiqas_traps_are_still_there():
     basicsr = load_suite_metric("psnr", Protocol("y")).measure(batch)[0]
     assert basicsr - expected == pytest.approx(20 * math.log10(255 / 219), abs=0.01)
     assert not load_suite_metric("psnry").lower_better
+
+
+def test_pyiqas_correlations_keep_the_sign_until_they_are_mapped():
+    """Its benchmark takes absolute values and is not in the wheel; `correlate` prints the sign."""
+    pytest.importorskip("pyiqa")
+    from pyiqa.metrics.correlation_coefficient import calculate_plcc, calculate_srcc
+
+    assert importlib.util.find_spec("pyiqa.benchmark_results") is None
+    scores = np.linspace(-3, 3, 60)
+    opinions = 5 / (1 + np.exp(2 * scores)) + np.random.default_rng(0).normal(0, 0.05, 60)  # lower is better
+    theirs = calculate_srcc(scores, opinions), calculate_plcc(scores, opinions)
+    assert max(theirs) < -0.9
+    assert calculate_plcc(scores, opinions, fit_scale="logistic_4params") > 0.99  # a map takes the sign away
+    ours = correlate_scores(scores, opinions, np.arange(60) // 10, resamples=10)
+    assert ours.srcc.value == pytest.approx(theirs[0], abs=1e-12)
+    assert ours.pearson == pytest.approx(theirs[1], abs=1e-12)
 
 
 def test_clip_can_be_imported_under_todays_setuptools():

@@ -67,14 +67,21 @@ def run_job(job: Job, logs: Path, launch: str) -> float:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM as an exception, so that a child is stopped and waited for, too."""
+    """SIGTERM as an exception, so that a child is stopped and waited for, too; the exit code is then SIGTERM's."""
+    terminated = False
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(_TERMINATED)
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt  # commands within this process would make an exit code of SystemExit, and go on
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except KeyboardInterrupt:
+        if terminated:
+            raise SystemExit(_TERMINATED) from None
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -249,7 +249,8 @@ def _facts(run: Run) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "<br>".join(f"{_text(key)}: {_text(item)}" for key, item in value.items())
+        items = {key: "none" if item is None else item for key, item in value.items()}
+        return "<br>".join(f"{_text(key)}: {_text(item)}" for key, item in items.items())
     if isinstance(value, (list, tuple)):
         return "<br>".join(f"<code>{_text(item)}</code>" for item in value)
     return _text(value)
