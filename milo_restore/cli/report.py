@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images",
         type=int,
         metavar="N",
-        help="pictures of N images per section (default: of all; of more than 50, of the best and worst ones)",
+        help="pictures of N images per section, the worst and the best (default: all; where there are more than 50 "
+        "in all, 50)",
     )
     parser.add_argument("--no-maps", action="store_true", help="without MILO's maps, which take a moment each")
 

@@ -225,7 +225,8 @@ def _report(tables: Sequence[Table], scale: Any, out: Path) -> None:
 
 
 def _print_commands(tables: Sequence[Table], cells: dict[int, list[Cell]]) -> None:
-    """Shell commands; those of a row need each other's results, rows do not but for what is named above them."""
+    """Shell commands, each once."""
+    print("# A row's commands need each other's results. What several rows need stands with the first of them.")
     printed: set[Path] = set()
     for table in tables:
         print(f"# Table {table.number}: {table.title}")

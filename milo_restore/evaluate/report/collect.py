@@ -13,8 +13,6 @@ from milo_restore.evaluate.results import read_results
 
 RESULTS = "results.json"
 PROVENANCE = "provenance.json"
-LISTED = 10
-"""Best and worst images that are listed."""
 
 
 @dataclass(frozen=True)
@@ -159,11 +157,24 @@ def _labelled(runs: Sequence[Run]) -> list[Run]:
     return named
 
 
-def extremes(group: Group) -> list[int]:
-    """The images that the lists of best and worst may name: of every metric and run, in the order of the images."""
-    chosen: set[int] = set()
-    for metric in group.metrics:
-        for values in group.values(metric):
-            known = sorted((value, place) for place, value in enumerate(values) if value is not None)
-            chosen.update(place for _, place in [*known[:LISTED], *known[-LISTED:]])
-    return sorted(chosen)
+def extremes(group: Group, count: int) -> list[int]:
+    """Images that are worth a look where not all can be shown, in the order of the images.
+
+    Args:
+        group: of which.
+        count: how many. Half of them are the worst, half the best, by the mean over runs of MILO's error where it was
+            measured, else of the first metric. Images without a value come last.
+    """
+    names = [name for name in group.metrics if name.split(":")[0] == "milo"] or list(group.metrics)
+    if not names or count >= len(group.names):
+        return list(range(min(count, len(group.names))))
+    sign = -1.0 if group.metrics[names[0]]["better"] == "higher" else 1.0
+    means: list[tuple[bool, float, int]] = []
+    for number, values in enumerate(zip(*group.values(names[0]))):
+        known = [value for value in values if value is not None]
+        means.append((not known, sign * sum(known) / max(len(known), 1), number))
+    order = [number for _, _, number in sorted(means)]
+    valued = sum(not missing for missing, _, _ in means)
+    worst = order[max(valued - count // 2, 0) : valued]
+    best = [number for number in order if number not in worst][: count - len(worst)]
+    return sorted([*worst, *best])

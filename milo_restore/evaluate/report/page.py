@@ -16,7 +16,8 @@ from milo_restore.evaluate.report.pictures import MAP_TOP, RUNGS, Pictures, make
 from milo_restore.output import write_text
 
 ARROWS = {"higher": "↑", "lower": "↓"}
-_ALL = 50  # images of which all get pictures
+_ALL = 50  # images that get pictures by default
+_FEWEST = 2  # of every group
 _PER_PICTURE = 200  # bytes of what is written beside a picture
 _MAP_STOPS = ("#000004", "#51127c", "#b63679", "#fb8861", "#fcfdbf")  # magma, as heat_map draws it
 _SURROGATE = "ens-surrogate"
@@ -39,8 +40,8 @@ def write_report(
         out: the HTML file.
         title: of the page.
         max_mb: how large the file may become, in 10^6 bytes. Pictures are cropped and compressed to fit.
-        images: pictures of so many images per group; None: of all, or where there are more than 50 in all, of those
-            that are among the best and worst ten of a metric and a run.
+        images: pictures of so many images per group, the worst and the best; None: of all, or of 50 in all where there
+            are more.
         maps: draw MILO's maps, with the weights that measured.
         progress: show bars; by default on terminals.
 
@@ -54,24 +55,18 @@ def write_report(
     if max_mb <= 0 or (images is not None and images < 1):
         raise ConfigError("must be positive", where="--max-mb" if max_mb <= 0 else "--images")
     groups = group_runs(read_runs(names))
-    chosen = [(group, _chosen(group, images, sum(len(g.names) for g in groups))) for group in groups]
+    total = sum(len(group.names) for group in groups)
+    count = images or (total if total <= _ALL else max(_ALL // len(groups), _FEWEST))
+    chosen = [(group, extremes(group, count)) for group in groups]
     bare = _page(title, groups, [[Pictures(n, {}, {}, "", (1, 1)) for n in numbers] for _, numbers in chosen], 1)
     notes = _PER_PICTURE * sum(len(numbers) * (len(group.runs) + 1) for group, numbers in chosen)
     budget = int(max_mb * 1e6) - len(bare.encode()) - notes
     pictures, rung = make_pictures(chosen, budget, maps=maps, progress=progress)
     text = _page(title, groups, pictures, rung)
     write_text(out, text)
-    shown, total = sum(map(len, pictures)), sum(len(group.names) for group in groups)
+    shown = sum(map(len, pictures))
     size = len(text.encode()) / 1e6
     return f"{out}: {size:.1f} MB, {len(groups)} groups, pictures of {shown} of {total} images"
-
-
-def _chosen(group: Group, images: int | None, total: int) -> list[int]:
-    """Which images get pictures."""
-    everything = list(range(len(group.names)))
-    if images is not None and images < len(everything):
-        return [everything[place * len(everything) // images] for place in range(images)]
-    return everything if images is not None or total <= _ALL else extremes(group)
 
 
 def _page(title: str, groups: Sequence[Group], pictures: Sequence[Sequence[Pictures]], rung: int) -> str:
