@@ -32,7 +32,7 @@ def find_pairs(reference: Path, distorted: Path, suffixes: tuple[str, ...] | Non
         raise DataError(f"{folder} is a folder and {file} is a file", mend="Give two files or two folders")
     if not reference.is_dir():
         return [(distorted.stem, reference, distorted)]
-    references, distortions = (_by_stem(folder, suffixes) for folder in (reference, distorted))
+    references, distortions = (_files(folder, suffixes) for folder in (reference, distorted))
     for folder, there, here in ((distorted, references, distortions), (reference, distortions, references)):
         missing = sorted(there.keys() - here.keys())
         if missing:
@@ -42,19 +42,13 @@ def find_pairs(reference: Path, distorted: Path, suffixes: tuple[str, ...] | Non
     return [(stem, references[stem], distortions[stem]) for stem in sorted(references)]
 
 
-def _by_stem(folder: Path, suffixes: tuple[str, ...] | None) -> dict[str, Path]:
-    if suffixes is None:
-        from milo_restore.data.images import list_images
+def _files(folder: Path, suffixes: tuple[str, ...] | None) -> dict[str, Path]:
+    """A folder's files by their names without suffix."""
+    from milo_restore.data.images import by_stem, list_images
 
-        paths = list_images(folder)
-    else:
-        paths = sorted(path for path in folder.iterdir() if path.suffix in suffixes and not path.name.startswith("."))
-        if not paths:
-            raise DataError("holds no latents", where=folder, mend=f"Expected files ending in {', '.join(suffixes)}")
-    found: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in found:
-            what = f"{found[path.stem].name} and {path.name} have one name"
-            raise DataError(what, where=folder, mend="Files are paired by name without suffix: keep one of them")
-        found[path.stem] = path
-    return found
+    if suffixes is None:
+        return by_stem(list_images(folder), folder)
+    paths = sorted(path for path in folder.iterdir() if path.suffix in suffixes and not path.name.startswith("."))
+    if not paths:
+        raise DataError("holds no latents", where=folder, mend=f"Expected files ending in {', '.join(suffixes)}")
+    return by_stem(paths, folder)

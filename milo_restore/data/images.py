@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,6 +40,21 @@ def list_images(folder: str | Path) -> list[Path]:
     if not paths:
         raise DataError("holds no images", where=folder, mend=f"Expected files ending in {', '.join(SUFFIXES)}")
     return paths
+
+
+def by_stem(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """Files by their names without suffix, for pairing.
+
+    Raises:
+        DataError: two files have one name.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in found:
+            what = f"{found[path.stem].name} and {path.name} have one name"
+            raise DataError(what, where=folder, mend="Files are paired by name without suffix: keep one of them")
+        found[path.stem] = path
+    return found
 
 
 def _is_image(path: Path) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from milo_restore.data.images import list_images
+from milo_restore.data.images import by_stem, list_images
 from milo_restore.errors import DataError
 
 _NAMED = 8
@@ -61,7 +61,7 @@ def find_images(pred: Path, ref: Path | None = None, input: Path | None = None) 
         DataError: a folder is missing or holds no images; two files of a folder have one name; a file has no
             counterpart; a file is no image; or two sizes differ. The files are named.
     """
-    preds = _by_stem(pred)
+    preds = by_stem(list_images(pred), pred)
     others = {folder: _counterparts(pred, preds, folder) for folder in (ref, input) if folder is not None}
     images, unequal = [], []
     for stem, path in preds.items():
@@ -97,19 +97,9 @@ def image_size(path: Path) -> tuple[int, int]:
     return (height, width) if rotated else (width, height)
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in list_images(folder):
-        if path.stem in found:
-            what = f"{found[path.stem].name} and {path.name} have one name"
-            raise DataError(what, where=folder, mend="Files are paired by name without suffix: keep one of them")
-        found[path.stem] = path
-    return found
-
-
 def _counterparts(pred: Path, preds: Mapping[str, Path], folder: Path) -> dict[str, Path]:
     """Stem of each restored image to its counterpart in ``folder``."""
-    others = _by_stem(folder)
+    others = by_stem(list_images(folder), folder)
     stems = {path: list(found) for path, found in ((pred, preds), (folder, others))}
     choices = [(mine, theirs) for mine in _endings(stems[pred]) for theirs in _endings(stems[folder])]
     for mine, theirs in sorted(choices, key=lambda pair: len(pair[0]) + len(pair[1])):
