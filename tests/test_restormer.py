@@ -14,6 +14,7 @@ from torch import nn
 from milo_restore.errors import ConfigError, DataError, WeightsError
 from milo_restore.models.restormer import Restormer, _pad, infer_arguments
 from milo_restore.models.restormer_blocks import BiasFreeBody, cosines
+from milo_restore.state_file import read_state_file
 
 SMALL = {"dim": 8, "num_blocks": (1, 1, 1, 2), "num_refinement_blocks": 1}
 
@@ -274,6 +275,25 @@ def test_from_checkpoint_refuses(tmp_path):
     torch.save({"params": nn.Linear(1, 1)}, path)  # would run code on loading
     with pytest.raises(WeightsError, match="unreadable"):
         Restormer.from_checkpoint(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_whatever_is_damaged_is_one_line(tmp_path, suffix):
+    whole = tmp_path / f"whole{suffix}"
+    state = {"weight": torch.arange(40.0), "bias": torch.zeros(3)}
+    torch.save(state, whole) if suffix == ".pth" else save_file(state, whole)
+    content = whole.read_bytes()
+    refused = []
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        (tmp_path / f"damaged{suffix}").write_bytes(damaged)
+        try:
+            read_state_file(tmp_path / f"damaged{suffix}")
+        except WeightsError as error:
+            refused.append(str(error))
+    assert len(refused) > 5  # the rest hit padding or numbers
+    assert all(len(line.splitlines()) == 1 for line in refused)
 
 
 @pytest.mark.parametrize(
