@@ -36,9 +36,8 @@ def find_chromium() -> str:
 @contextmanager
 def chromium():
     """A browser, from Playwright; it is closed in the end."""
+    sync_playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").sync_playwright
     executable = find_chromium()
-    from playwright.sync_api import sync_playwright
-
     environment = dict(os.environ)
     if libraries := os.environ.get(f"{VARIABLE}_LIBRARIES"):
         environment["LD_LIBRARY_PATH"] = libraries

@@ -27,7 +27,7 @@ def measured_runs(folder, names=("0", "1", "2"), methods=(("strong", 6), ("weak"
         place = folder / method
         words = ["--pred", place / "restored", "--input", folder / "lq", "--out", place / "results.json"]
         words += ["--ref", folder / "ref"] if ref else []
-        metrics = ["psnr", "milo:mini", "lpips"] if ref else ["niqe-basicsr"]
+        metrics = ["psnr", "milo:mini", "ens"] if ref else ["niqe-basicsr"]
         words += ["--metrics", *metrics, "--skip-unavailable", "--cache", folder / "cache", "--device", "cpu"]
         parser = argparse.ArgumentParser()
         evaluate.add_arguments(parser)

@@ -72,7 +72,7 @@ def test_the_table_and_the_files(command, folders, capsys):
         "1.png", "1_restored.png", "1.png", "1_lq.png",
     )  # fmt: skip
     assert image["size"] == [50, 40]
-    assert [len(digest) for digest in image["sha256"].values()] == [64, 64]
+    assert [len(digest) for digest in image["sha256"].values()] == [64, 64, 64]
     values = [image["values"]["psnr"] for image in results["images"]]
     assert results["means"]["psnr"] == pytest.approx(np.mean(values))
     low, high = results["intervals"]["psnr"]

@@ -63,7 +63,7 @@ def test_the_numbers_are_those_of_the_results(runs, tmp_path):
     assert f'data-value="{strong["means"]["psnr"]!r}"' in rows["strong"]
     assert f'class="best"><span>{strong["means"]["psnr"]:.5g}</span>' in rows["strong"]
     assert f'class="second"><span>{weak["means"]["milo:mini"]:.5g}</span>' in rows["weak"]
-    assert "lpips is unavailable" in page
+    assert "ens is unavailable" in page
     low, high = strong["intervals"]["psnr"]
     assert f"95% interval {low:.5g} to {high:.5g}" in rows["strong"]
     (group,) = data_of(page)["groups"]
@@ -105,7 +105,7 @@ def test_it_fits_into_the_size_it_was_given(tmp_path):
     assert len(whole.encode()) > limit * 1e6
     page = page_of(runs, tmp_path, max_mb=limit)
     assert len(page.encode()) <= limit * 1e6
-    assert "were cut where errors are most visible" in page
+    assert "Of larger images squares of" in page
     assert all(picture["note"] for picture in data_of(page)["groups"][0]["pictures"])
     with pytest.raises(DataError, match="do not fit into"):
         page_of(runs, tmp_path, max_mb=0.1)
@@ -140,14 +140,20 @@ def test_provenance_is_shown(runs, tmp_path):
     for place, run in enumerate(runs):
         record = {
             "group": "Table 9, sigma 5", "method": f"M{place}", "notice": "smoke numbers", "order": 1 - place,
-            "paper": {"psnr": 33.25, "lpips": 0.125}, "configs": {"a.yaml": "steps: 3 # <few>"}, "seed": {"train": 7},
-            "commands": ["accelerate launch x"],
+            "paper": {"psnr": 33.2, "ens": 0.19, "fsim": 0.5}, "digits": {"psnr": 2, "ens": 4},
+            "configs": {"a.yaml": "steps: 3 # <few>"}, "seed": {"train": 7}, "commands": ["accelerate launch x"],
         }  # fmt: skip
         (run / "provenance.json").write_text(json.dumps(record))
     page = page_of(runs, tmp_path)
     assert '<p class="notice">smoke numbers.</p>' in page
     assert data_of(page)["groups"][0]["runs"] == ["M1", "M0"]
-    for text in ("paper 33.25", "the paper prints M1 0.125, M0 0.125", "steps: 3 # &lt;few&gt;", "train: 7"):
+    for text in (
+        "paper 33.20",
+        "the paper prints M1 0.1900, M0 0.1900",
+        "fsim was not measured; the paper prints M1 0.5",
+        "steps: 3 # &lt;few&gt;",
+        "train: 7",
+    ):
         assert text in page
     assert "<code>accelerate launch x</code>" in page
     assert "Table 9, sigma 5" in page
@@ -160,6 +166,34 @@ def test_runs_on_other_images_make_other_sections(runs, tmp_path):
     page = page_of((*runs, *other), tmp_path)
     assert [len(group["pictures"]) for group in data_of(page)["groups"]] == [3, 2]
     assert not any(role.startswith("map") for role in data_of(page)["groups"][1]["pictures"][0]["shown"])
+
+
+@pytest.mark.parametrize("record", [[], {"paper": None}, {"paper": {"psnr": "34"}}, {"configs": None}, {"order": None}])
+def test_a_provenance_of_another_kind_is_one_line(runs, tmp_path, record):
+    (runs[0] / "provenance.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match=r"is no provenance\.json of format 1"):
+        page_of(runs, tmp_path)
+
+
+def test_inputs_are_those_of_all_runs_or_none(runs, tmp_path):
+    assert "Of larger images" not in page_of(runs, tmp_path)
+    shutil.copytree(runs[0].parent / "lq", tmp_path / "others")
+    file = runs[1] / "results.json"
+    results = json.loads(file.read_text())
+    results["input"] = str(tmp_path / "others")
+    file.write_text(json.dumps(results))
+    page = page_of(runs, tmp_path)
+    assert "input" not in data_of(page)["groups"][0]["pictures"][0]["shown"]
+    assert "the runs name different folders of them" in page
+    results["input"] = None
+    results["metrics"]["milo:mini"]["weights_sha256"] = "other"
+    file.write_text(json.dumps(results))
+    with pytest.raises(DataError, match="was measured with other weights than mini"):
+        page_of(runs, tmp_path)
+    assert "input" in data_of(page_of(runs, tmp_path, maps=False))["groups"][0]["pictures"][0]["shown"]
+    shutil.copy(runs[0].parent / "lq" / "0.png", runs[0].parent / "lq" / "1.png")
+    with pytest.raises(DataError, match=r"lq/1\.png: has changed since"):
+        page_of(runs, tmp_path, maps=False)
 
 
 def test_what_cannot_be_compared_is_refused(runs, tmp_path):
@@ -185,4 +219,6 @@ def test_the_command(runs, tmp_path, capsys):
     assert data_of(page)["groups"][0]["runs"] == ["Ours", "weak"]
     assert main(["report", str(runs[0]), "--out", str(tmp_path / "no" / "r.html")]) == 2
     assert main(["report", str(runs[0]), "--out", str(tmp_path / "r2.html"), "--images", "0"]) == 2
+    for size in ("nan", "inf", "0"):
+        assert main(["report", str(runs[0]), "--out", str(tmp_path / "r2.html"), "--max-mb", size]) == 2
     assert not (tmp_path / "r2.html").exists()

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import milo_restore
+from milo_restore.assets.files import sha256_of
 from milo_restore.errors import DataError
 from milo_restore.evaluate.folders import ImageFiles
 from milo_restore.evaluate.pyiqa_metrics import MetricUnavailable
@@ -157,7 +158,11 @@ def _image(folders: Mapping[str, Path | None], image: ImageFiles, measured: Meas
         "name": image.name,
         **names,
         "size": list(image.size),
-        "sha256": {"pred": hashes.pred, "ref": hashes.ref or None},
+        "sha256": {
+            "pred": hashes.pred,
+            "ref": hashes.ref or None,
+            "input": sha256_of(image.input) if image.input is not None else None,
+        },
         "values": measured.values[number],
         "failures": measured.failures[number],
     }

@@ -68,6 +68,20 @@ class Group:
         """Of the images."""
         return self.runs[0].names
 
+    @property
+    def source(self) -> Run | None:
+        """A run whose inputs are those of all runs that name any; None where there are none, or others."""
+        named = [run for run in self.runs if run.results["input"] is not None]
+        return named[0] if len({run.results["input"] for run in named}) == 1 else None
+
+    @property
+    def milo(self) -> str | None:
+        """The MILO that measured all runs against references, by the metric's name."""
+        if any(run.results["ref"] is None for run in self.runs):
+            return None
+        names = [name for name in self.metrics if name.split(":")[0] == "milo"]
+        return next((name for name in names if all(name in run.results["metrics"] for run in self.runs)), None)
+
     def values(self, metric: str) -> list[list[float | None]]:
         """Of every image, of every run."""
         return [[image["values"].get(metric) for image in run.results["images"]] for run in self.runs]
@@ -105,8 +119,27 @@ def _read(name: str) -> Run:
             provenance = json.loads(record.read_text(encoding="utf-8"))
         except ValueError as error:
             raise DataError(f"cannot be read ({error})", where=record, mend="Remove or mend it") from error
+        _check_provenance(provenance, record)
     default = file.parent.name if file.name == RESULTS else file.stem
     return Run(given or provenance.get("method") or default or str(file), file, results, provenance)
+
+
+def _check_provenance(record: Any, where: Path) -> None:
+    """Refuse what the page could not show.
+
+    Raises:
+        DataError: the record, or a part of it, is of another kind.
+    """
+    kinds: dict[str, Any] = {"paper": dict, "digits": dict, "configs": dict, "order": int, "group": str, "method": str}
+    wrong = [key for key, kind in kinds.items() if key in record and not isinstance(record[key], kind)] if isinstance(
+        record, dict
+    ) else ["the whole"]  # fmt: skip
+    if not wrong:
+        numbers = record.get("paper", {}).values()
+        wrong = [] if all(value is None or isinstance(value, (int, float)) for value in numbers) else ["paper"]
+    if wrong:
+        what = f"is no provenance.json of format 1 ({', '.join(wrong)})"
+        raise DataError(what, where=where, mend="Remove or mend it; 'milo-restore tables' writes such files")
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:

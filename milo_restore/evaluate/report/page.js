@@ -126,7 +126,7 @@ class Viewer {
     this.mapButton = button("MILO maps", "Show MILO maps", () => this.toggleMaps(), true);
     this.slideButton = button("Slider", "Show the before/after slider", () => this.toggleSlider(), true);
     this.note = make("span", { class: "hint", "aria-live": "polite" });
-    this.ramp = make("span", { class: "hint", hidden: true }, "visible error 0", make("i", { class: "ramp" }), `${DATA.mapTop} and above`);
+    this.ramp = make("span", { class: "hint", hidden: true }, "visible error 0", make("i", { class: "ramp" }), `${DATA.mapTop} and above (${this.group.map})`);
     this.panes = make("div", { class: "panes" });
     const last = this.roles.length - 1;
     this.pair = [this.roles[0][0], this.roles[Math.min(1, last)][0]];
@@ -136,7 +136,7 @@ class Viewer {
       select.value = role;
       return select;
     });
-    this.stage = make("div", { class: "view" });
+    this.stage = make("div", { class: "view", tabindex: 0, role: "group", "aria-label": "Before/after: zoom and move with keys" });
     this.range = make("input", { type: "range", min: 0, max: 100, value: 50, step: 1, "aria-label": "Before/after: share of the left picture",
       oninput: () => this.split() });
     this.compare = make("div", { class: "slider", hidden: true }, make("div", { class: "bar" }, this.chosen[0],
@@ -179,17 +179,19 @@ class Viewer {
 
   draw() {
     const picture = this.group.pictures[this.image];
+    const focused = [...this.panes.children].findIndex((pane) => pane.contains(document.activeElement));
     this.note.textContent = picture.note;
     this.panes.replaceChildren(...this.roles.map(([role, name]) => {
       const view = make("div", { class: "view", tabindex: 0, role: "group", "aria-label": `${name}: zoom and move with keys` });
       this.fill(view, role, name, this.maps); this.watch(view);
       return make("figure", {}, view, make("figcaption", {}, make("b", {}, name), make("span", {}, this.caption(role))));
     }));
-    const [left, right] = this.pair;
+    if (focused >= 0) this.panes.children[focused].querySelector(".view").focus({ preventScroll: true });
+    const [left, right] = this.pair, names = Object.fromEntries(this.roles);
     this.stage.replaceChildren();
     const maps = this.maps && this.pair.every((role) => `map${role}` in picture.shown); // like against like
-    this.fill(this.stage, right, "right", maps);
-    this.over = this.fill(this.stage, left, "left", maps);
+    this.fill(this.stage, right, names[right], maps);
+    this.over = this.fill(this.stage, left, names[left], maps);
     this.stage.append(make("div", { class: "line" }));
     this.transform();
   }
@@ -211,7 +213,9 @@ class Viewer {
   transform() {
     const views = [...this.panes.querySelectorAll(".view"), this.stage];
     views.forEach((view) => {
-      view.classList.toggle("near", this.scale >= 3);
+      // Pixels are shown as they are once one of the picture's takes two of the screen's.
+      view.classList.toggle("near", view.clientWidth * this.scale >= 2 * this.group.pictures[this.image].size[0]);
+      view.style.touchAction = this.scale > 1 ? "none" : "pan-y"; // a whole picture lets the page scroll under a finger
       view.querySelectorAll("img").forEach((image) => {
         image.style.transform = `translate(${100 * this.x}%, ${100 * this.y}%) scale(${this.scale})`;
       });
@@ -237,7 +241,8 @@ class Viewer {
   watch(view) {
     const at = (event) => { const box = view.getBoundingClientRect(); return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height]; };
     view.addEventListener("wheel", (event) => {
-      if (!event.ctrlKey && this.scale === 1 && event.deltaY > 0) return; // nothing to zoom out of: let the page scroll
+      if (!event.ctrlKey && this.scale === 1 && document.activeElement !== view) return; // the page is being scrolled
+      if (this.scale === 1 && event.deltaY > 0) return; // nothing to zoom out of
       event.preventDefault(); this.zoom(Math.exp(-event.deltaY / 300), ...at(event));
     }, { passive: false });
     view.addEventListener("pointerdown", (event) => { view.setPointerCapture(event.pointerId); this.touches.set(event.pointerId, at(event)); });

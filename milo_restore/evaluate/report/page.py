@@ -18,6 +18,7 @@ from milo_restore.output import write_text
 ARROWS = {"higher": "↑", "lower": "↓"}
 _ALL = 50  # images that get pictures by default
 _FEWEST = 2  # of every group
+_MOST = 1e6
 _PER_PICTURE = 200  # bytes of what is written beside a picture
 _MAP_STOPS = ("#000004", "#51127c", "#b63679", "#fb8861", "#fcfdbf")  # magma, as heat_map draws it
 _SURROGATE = "ens-surrogate"
@@ -52,8 +53,9 @@ def write_report(
         DataError: a run or an image is missing, changed or damaged, or the pictures do not fit.
         ConfigError: runs of a group cannot be compared.
     """
-    if max_mb <= 0 or (images is not None and images < 1):
-        raise ConfigError("must be positive", where="--max-mb" if max_mb <= 0 else "--images")
+    for name, value in (("--max-mb", max_mb), ("--images", images)):
+        if value is not None and not 0 < value < _MOST:
+            raise ConfigError(f"{value} is not between 0 and {_MOST:g}", where=name)
     groups = group_runs(read_runs(names))
     total = sum(len(group.names) for group in groups)
     count = images or (total if total <= _ALL else max(_ALL // len(groups), _FEWEST))
@@ -79,11 +81,12 @@ def _page(title: str, groups: Sequence[Group], pictures: Sequence[Sequence[Pictu
     links = "".join(f'<li><a href="#group{n}">{_text(group.title)}</a></li>' for n, group in enumerate(groups))
     contents = f'<nav aria-label="Sections"><ul>{links}</ul></nav>' if len(groups) > 1 else ""
     side, quality = RUNGS[rung]
-    note = f"Pictures are WebP at quality {quality}" + (
-        "."
-        if side == RUNGS[0][0]
-        else f", and squares of at most {side} pixels were cut where errors are most visible."
-    )
+    note = f"Pictures are WebP at quality {quality}."
+    if any(picture.note for made in pictures for picture in made):
+        note += (
+            f" Of larger images squares of {side} pixels are shown: where the errors in the MILO maps are largest, or "
+        )
+        note += "the centre where there are no maps."
     template = (here / "page.html").read_text(encoding="utf-8")
     parts = {
         "TITLE": _text(title), "STYLE": style, "SCRIPT": script, "DATA": payload, "CONTENTS": contents,
@@ -101,6 +104,7 @@ def _data(group: Group, pictures: Sequence[Pictures]) -> dict[str, Any]:
         "names": list(group.names),
         "metrics": {name: about["better"] for name, about in group.metrics.items()},
         "values": {name: [[_short(v) for v in row] for row in group.values(name)] for name in group.metrics},
+        "map": group.milo,
         "pictures": [
             {"image": p.number, "shown": p.shown, "missing": p.missing, "note": p.note, "size": list(p.size)}
             for p in pictures
@@ -114,7 +118,7 @@ def _short(value: float | None) -> float | None:
 
 def _section(number: int, group: Group, pictures: Sequence[Pictures]) -> str:
     notices = dict.fromkeys(run.provenance.get("notice") for run in group.runs)
-    shown = "".join(f'<p class="notice">{_text(notice)}.</p>' for notice in notices if notice)
+    shown = "".join(f'<p class="notice">{_text(notice.rstrip("."))}.</p>' for notice in notices if notice)
     title = _text(group.title)
     left_out = len(group.names) - len(pictures)
     about = f"{len(group.names)} images" + (f"; pictures of {len(pictures)} of them" if left_out else "")
@@ -175,7 +179,7 @@ def _cell(run: Run, metric: str, rank: int | None) -> str:
     spread = "" if interval is None else f"<small>[{interval[0]:.4g}, {interval[1]:.4g}]</small>"
     partial = f"<small>{count} of {total} images</small>" if count < total else ""
     paper = run.provenance.get("paper", {}).get(metric)
-    printed = f"<small>paper {paper:g}</small>" if paper is not None and metric != _SURROGATE else ""
+    printed = f"<small>paper {_printed(run, metric)}</small>" if paper is not None and metric != _SURROGATE else ""
     mark = {1: ' class="best"', 2: ' class="second"'}.get(rank or 0, "")
     return f'<td data-value="{mean!r}" title="{title}"{mark}><span>{mean:.5g}</span>{spread}{printed}{partial}</td>'
 
@@ -197,14 +201,30 @@ def _notes(group: Group) -> str:
         lines += [
             f"{_text(run.label)}: no {_text(metric)} of some images ({_text(why)})" for metric, why in failed.items()
         ]
-    for name, why in unavailable.items():
-        printed = {run.label: run.provenance.get("paper", {}).get(name) for run in group.runs}
-        numbers = ", ".join(f"{_text(label)} {value:g}" for label, value in printed.items() if value is not None)
-        lines.append(
-            f"{_text(name)} is unavailable: {_text(why)}" + (f"; the paper prints {numbers}" if numbers else "")
-        )
+    lines += _unmeasured(group, unavailable)
+    if group.source is None and any(run.results["input"] for run in group.runs):
+        lines.append("inputs are not shown: the runs name different folders of them")
     items = "".join(f"<li>{line}</li>" for line in dict.fromkeys(lines))
     return f'<ul class="notes">{items}</ul>'
+
+
+def _unmeasured(group: Group, unavailable: Mapping[str, str]) -> list[str]:
+    """Metrics without a value, why, and what the paper prints for them."""
+    papers = [name for run in group.runs for name in run.provenance.get("paper", {})]
+    lines = []
+    for name in dict.fromkeys([*unavailable, *(name for name in papers if name not in group.metrics)]):
+        why = f"is unavailable: {_text(unavailable[name])}" if name in unavailable else "was not measured"
+        printed = [(run.label, _printed(run, name)) for run in group.runs]
+        numbers = ", ".join(f"{_text(label)} {number}" for label, number in printed if number is not None)
+        lines.append(f"{_text(name)} {why}" + (f"; the paper prints {numbers}" if numbers else ""))
+    return lines
+
+
+def _printed(run: Run, metric: str) -> str | None:
+    """The paper's number with the paper's decimals."""
+    value = run.provenance.get("paper", {}).get(metric)
+    digits = run.provenance.get("digits", {}).get(metric)
+    return None if value is None else f"{value:.{digits}f}" if isinstance(digits, int) else f"{value!r}"
 
 
 def _details(group: Group) -> str:

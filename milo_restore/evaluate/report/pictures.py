@@ -105,11 +105,20 @@ def _roles(group: Group, metric: MILO | None) -> int:
 
 
 def _metric(group: Group) -> MILO | None:
-    """The MILO that measured the group's runs; None where none did or there are no references."""
-    names = [name for name in group.metrics if name.split(":")[0] == "milo"]
-    if not names or group.runs[0].results["ref"] is None:
+    """The MILO that measured all of the group's runs; None where none did or there are no references.
+
+    Raises:
+        DataError: its weights are other ones now.
+    """
+    name = group.milo
+    if name is None:
         return None
-    return MILO.from_pretrained(names[0].partition(":")[2] or "official")
+    metric = MILO.from_pretrained(name.partition(":")[2] or "official")
+    for run in group.runs:
+        if metric.weights is not None and run.results["metrics"][name]["weights_sha256"] != metric.weights.sha256:
+            mend = "Measure again, or leave the maps out (--no-maps)"
+            raise DataError(f"was measured with other weights than {metric.weights}", where=run.file, mend=mend)
+    return metric
 
 
 def _estimate(groups: Sequence[tuple[Group, Sequence[int]]], budget: int, total: int) -> int:
@@ -129,7 +138,7 @@ def _pictures(group: Group, number: int, metric: MILO | None, rung: int) -> Pict
     side, quality = RUNGS[rung]
     first = group.runs[0]
     found: dict[str, Pixels | str | None] = {
-        "input": _read(first, "input", number),
+        "input": None if group.source is None else _read(group.source, "input", number),
         "ref": _read(first, "ref", number),
         **{str(place): _read(run, "pred", number) for place, run in enumerate(group.runs)},
     }
@@ -137,7 +146,7 @@ def _pictures(group: Group, number: int, metric: MILO | None, rung: int) -> Pict
     missing = {role: reason for role, reason in found.items() if isinstance(reason, str)}
     whole = next((arrays[role].shape[:2] for role in ("ref", "0") if role in arrays), (1, 1))
     maps = _maps(metric, arrays, len(group.runs))
-    window = _window(whole, side, next(iter(maps.values()), None))
+    window = _window(whole, side, sum(maps.values()) if maps else None)
     shown = {role: _uri(_encode(_cut(pixels, window, whole), quality)) for role, pixels in arrays.items()}
     for place, values in maps.items():
         shown[f"map{place}"] = _uri(_encode(_cut(heat_map(values, MAP_TOP), window, whole), _MAP_QUALITY))
@@ -181,7 +190,7 @@ def _maps(metric: MILO | None, arrays: dict[str, Pixels], runs: int) -> dict[int
 
 
 def _window(whole: tuple[int, ...], side: int, values: Any) -> tuple[int, int, int, int]:
-    """Top, left, height and width of what is shown: where the errors are most visible, else the centre."""
+    """Top, left, height and width of what is shown: where all runs' errors together are most visible, or the centre."""
     height, width = (min(length, side) for length in whole)
     if (height, width) == tuple(whole) or values is None:
         return (whole[0] - height) // 2, (whole[1] - width) // 2, height, width

@@ -37,6 +37,7 @@ def provenance(table: Table, cell: Cell, scale: Any) -> dict[str, Any]:
         "budget": table.scales.at(scale).budget,
         "order": table.rows.index(cell.row),
         "paper": dict(zip((column.metric for column in table.columns), cell.row.paper[cell.number])),
+        "digits": {column.metric: column.digits for column in table.columns},
         "commands": [job.text for job in cell.jobs],
         "configs": configs,
         "overrides": [word for job in trainings for word in _after(job, "--set")],
