@@ -16,7 +16,7 @@ from torch import Tensor
 from milo_restore.assets import DATASETS, find_dataset
 from milo_restore.assets.files import sha256_of
 from milo_restore.data import evaluation_input, keyed_rng, load_collection, read_image, to_tensor
-from milo_restore.data.collection import PHOTOGRAPHS
+from milo_restore.data.collection import PHOTOGRAPHS, centre_square
 from milo_restore.data.degrade import (
     BlindNoiseSettings,
     CodeFormerSettings,
@@ -121,7 +121,7 @@ def held_out(data: Data) -> dict[str, list[RestorationPair]]:
     """The test images, degraded the same way each time; denoising has one set for each noise level."""
     sets: dict[str, list[RestorationPair]] = {}
     for name in data.test:
-        images = [(file, centre(image, data.test_side)) for file, image in collection(name, data)]
+        images = [(file, centre_square(image, data.test_side)) for file, image in collection(name, data)]
         if data.degradation == "noise":
             for sigma in data.test_sigmas:
                 noisy = [RestorationPair(file, evaluation_input(image, sigma), image) for file, image in images]
@@ -167,13 +167,6 @@ def contents(pairs: DegradedPairs, samples: int) -> str:
         return ""
     used = sorted({pairs.image_number(position) for position in range(samples)})
     return hashlib.sha256(" ".join(sha256_of(pairs.images.paths[number]) for number in used).encode()).hexdigest()
-
-
-def centre(image: NDArray[np.uint8], side: int | None) -> NDArray[np.uint8]:
-    """The centre square of an (H, W, 3) array, or what it has of it; all of it where ``side`` is None."""
-    height, width = (length if side is None else min(length, side) for length in image.shape[:2])
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return np.ascontiguousarray(image[top : top + height, left : left + width])
 
 
 def _degraded(number: int, name: str, image: NDArray[np.uint8], data: Data) -> RestorationPair:

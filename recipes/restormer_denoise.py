@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from milo_restore import MILO, Restormer
 from milo_restore.config import dump_config
 from milo_restore.data import NoisyPatches, load_collection, write_png
+from milo_restore.data.collection import centre_square
 from milo_restore.evaluate import denoising_samples, evaluate_denoiser, summary_table
 from milo_restore.loss import LossSettings, MILOLoss, build_loss
 from milo_restore.output import write_text
@@ -38,6 +39,7 @@ class Data:
     root: str | None = None  # where named data sets lie; null: MILO_RESTORE_ASSETS, then the cache
     sigma: float | tuple[float, float] = 25.0  # noise in 8-bit units; [0, 50] trains a blind denoiser
     test_sigmas: tuple[float, ...] = (25.0,)
+    test_side: int | None = None  # centre squares of the test images, in pixels; null: whole images
     mixup: bool = False  # Beta(1.2, 1.2) on half of the steps, as in Restormer's published denoising configurations
     quick_images: int = 8  # images per evaluation during training; the final one takes all
 
@@ -76,7 +78,10 @@ def main(config: Config, run: RunArguments) -> int:
     state, data, sigma = PartialState(), config.data, config.data.test_sigmas[0]
     images = [image for name in data.train for image in load_collection(name, data.root)]
     patches = NoisyPatches(images, sigma=data.sigma, seed=config.training.seed, mixup=data.mixup)
-    tests = {name: load_collection(name, data.root) for name in data.test}
+    tests = {
+        name: [(file, centre_square(image, data.test_side)) for file, image in load_collection(name, data.root)]
+        for name in data.test
+    }
     quick = [image for collection in tests.values() for image in collection][: data.quick_images]
 
     torch.manual_seed(config.training.seed)
