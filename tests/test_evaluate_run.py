@@ -109,6 +109,25 @@ def test_psnr_and_ssim_are_pyiqas():
         assert metric.formal.startswith(theirs)
 
 
+@pytest.mark.golden
+def test_psnr_and_ssim_of_ten_real_images(shared):
+    """At sigma 10: under heavy noise pyiqa's SSIM is up to 1e-3 off, as it counts negative correlations as none."""
+    pyiqa = pytest.importorskip("pyiqa")
+    theirs = {name: pyiqa.create_metric(name, device="cpu") for name in ("psnr", "ssimc")}
+    ours = {name: load_suite_metric(name) for name in ("psnr", "ssim")}
+    for path in find_dataset("Kodak24", shared)[:10]:
+        clean = read_image(path)[:256, :256]
+        image = np.clip(clean + 255 * evaluation_noise(clean.shape, 10) + 0.5, 0, 255).astype(np.uint8)
+        pair = [to_tensor(array)[None] for array in (image, clean)]
+        found = [ours[name].measure(Batch([image], [clean]))[0] for name in ("psnr", "ssim")]
+        assert found == pytest.approx([float(theirs[name](*pair)) for name in ("psnr", "ssimc")], abs=1e-4)
+        formula = structural_similarity(
+            image, clean, channel_axis=2, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+        error = np.mean((image.astype(float) - clean) ** 2)
+        assert found == pytest.approx([10 * math.log10(255**2 / error), formula], abs=1e-4)
+
+
 def test_pyiqas_traps_are_still_there():
     """Where this fails, pyiqa has changed, and what suite.py and the README say about it must change."""
     pyiqa = pytest.importorskip("pyiqa")
