@@ -6,12 +6,10 @@ import argparse
 import csv
 import json
 import os
-import sys
-import types
-import urllib.error
 
 import numpy as np
 import pytest
+from offline_pyiqa import offline
 
 from milo_restore.cli import evaluate, main
 from milo_restore.data import held_out_photographs, write_png
@@ -119,20 +117,8 @@ def test_the_protocol_can_be_chosen(command, folders, capsys):
     assert tuple(PROTOCOLS) == evaluate._PROTOCOLS
 
 
-def offline(monkeypatch):
-    def create(name, **_):
-        raise urllib.error.URLError("no network here")
-
-    pyiqa = types.ModuleType("pyiqa")
-    pyiqa.__version__, pyiqa.create_metric = "9.9", create
-    configs = types.ModuleType("pyiqa.default_model_configs")
-    configs.DEFAULT_CONFIGS = {"musiq": {"metric_mode": "NR"}}
-    monkeypatch.setitem(sys.modules, "pyiqa", pyiqa)
-    monkeypatch.setitem(sys.modules, "pyiqa.default_model_configs", configs)
-
-
 def test_unavailable_metrics(command, folders, capsys, monkeypatch):
-    offline(monkeypatch)
+    offline(monkeypatch, "musiq")
     with pytest.raises(MetricUnavailable, match="no network here.*--skip-unavailable"):
         command(metrics=("psnr", "musiq"))
     assert not (folders / "r.json").exists()
@@ -146,7 +132,7 @@ def test_unavailable_metrics(command, folders, capsys, monkeypatch):
 
 
 def test_fetching_metrics_goes_on_after_a_failure(monkeypatch, tmp_path):
-    offline(monkeypatch)
+    offline(monkeypatch, "musiq")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     found = dict(fetch_metrics(["musiq", "milo:mini"]))
     assert "no network here" in str(found["musiq"])
@@ -183,7 +169,7 @@ def test_other_files_are_no_results(tmp_path):
 
 
 def test_fetching_metrics_from_the_command_line(monkeypatch, capsys):
-    offline(monkeypatch)
+    offline(monkeypatch, "musiq")
     assert main(["assets", "fetch", "--metrics", "musiq", "milo:mini"]) == 2
     found = capsys.readouterr()
     assert "milo:mini: ready: milo-restore" in found.out

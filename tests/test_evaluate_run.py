@@ -9,14 +9,13 @@ import os
 import socket
 import subprocess
 import sys
-import types
-import urllib.error
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from offline_pyiqa import offline
 from PIL import Image
 from skimage.metrics import structural_similarity
 
@@ -283,20 +282,8 @@ def test_which_metrics_need_references():
     assert [needs_reference(name) for name in names] == [True] * 6 + [False] * 3
 
 
-def offline(monkeypatch):
-    def create(name, **_):
-        raise urllib.error.URLError("no network here")
-
-    pyiqa = types.ModuleType("pyiqa")
-    pyiqa.__version__, pyiqa.create_metric = "9.9", create
-    configs = types.ModuleType("pyiqa.default_model_configs")
-    configs.DEFAULT_CONFIGS = {name: {"metric_mode": "NR"} for name in ("musiq", "niqe", "new_nr")}
-    monkeypatch.setitem(sys.modules, "pyiqa", pyiqa)
-    monkeypatch.setitem(sys.modules, "pyiqa.default_model_configs", configs)
-
-
 def test_what_cannot_be_had_stops_the_run_or_is_skipped(monkeypatch):
-    offline(monkeypatch)
+    offline(monkeypatch, "musiq", "niqe", "new_nr")
     load = {"protocol": Protocol(), "device": CPU}
     with pytest.raises(MetricUnavailable) as caught:
         load_metrics(["psnr", "musiq"], **load, skip_unavailable=False)

@@ -12,7 +12,7 @@ from test_recipes import load_recipe
 
 from milo_restore.config import load_config
 from milo_restore.errors import ConfigError, DataError
-from milo_restore.evaluate.tables import NUMBERS, SCALES, find_rows, jobs_of, load_table, plan, render, wanted_metrics
+from milo_restore.evaluate.tables import NUMBERS, SCALES, find_rows, jobs_of, load_table, plan, render
 from milo_restore.evaluate.tables.definition import Column, Group, Milo, Row, Scale, Scales, Table
 from milo_restore.evaluate.tables.plan import slug
 
@@ -51,7 +51,7 @@ def test_every_printed_number_is_the_supplements(shared):
 def test_every_command_names_a_configuration_that_loads(number, scale, monkeypatch):
     monkeypatch.syspath_prepend(str(RECIPES))
     table = load_table(number, RECIPES)
-    cells = plan(table, table.rows, scale, OUT, wanted_metrics(table, scale))
+    cells = plan(table, scale, OUT)
     for job in jobs_of(cells):
         words = list(job.command)
         assert shlex.split(job.text) == words
@@ -68,8 +68,8 @@ def test_every_command_names_a_configuration_that_loads(number, scale, monkeypat
 
 def commands(number, scale, method, group=0):
     table = load_table(number, RECIPES)
-    cells = plan(table, find_rows(table, [method]), scale, OUT, wanted_metrics(table, scale))
-    return cells[group]
+    (row,) = find_rows(table, [method])
+    return [cell for cell in plan(table, scale, OUT) if cell.row == row][group]
 
 
 def test_a_row_of_the_paper_trains_its_own_milo_first():
@@ -85,9 +85,9 @@ def test_a_row_of_the_paper_trains_its_own_milo_first():
 
 def test_one_training_per_noise_level_only_where_the_command_says_so():
     table = load_table(1, RECIPES)
-    rows = find_rows(table, ["MAE"])
     trainings = {
-        scale: {cell.jobs[0].folder.name for cell in plan(table, rows, scale, OUT, ["psnr"])} for scale in SCALES
+        scale: {cell.jobs[0].folder.name for cell in plan(table, scale, OUT) if cell.row.method == "MAE"}
+        for scale in SCALES
     }
     assert trainings["smoke"] == trainings["lite"] == {"mae"}
     assert trainings["paper"] == {"mae-sigma-15", "mae-sigma-25", "mae-sigma-50"}

@@ -64,10 +64,9 @@ def main(arguments: argparse.Namespace) -> int:
         raise ConfigError("names a row of one table", where="--only", mend="Give the table's number in place of all")
     scale, out = arguments.scale, arguments.out or Path("runs") / "tables" / arguments.scale
     tables = [load_table(number, RECIPES) for number in numbers]
-    cells = {
-        table.number: plan(table, find_rows(table, arguments.only), scale, out, wanted_metrics(table, scale))
-        for table in tables
-    }
+    every = {table.number: plan(table, scale, out) for table in tables}
+    rows = {table.number: find_rows(table, arguments.only) for table in tables}
+    cells = {number: [cell for cell in planned if cell.row in rows[number]] for number, planned in every.items()}
     if arguments.list:
         _print_commands(tables, cells)
         return 0
@@ -79,9 +78,9 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
     with terminable():
         reasons, broken = _run(tables, cells, available, scale, out, arguments.launch, skip=skip)
-    _write_tables(tables, scale, out, reasons)
+    _write_tables(tables, every, scale, out, reasons)
     if not arguments.no_report:
-        _report(tables, scale, out)
+        _report(every, scale, out)
     if broken:
         print(f"milo-restore: {len(broken)} commands failed: {'; '.join(broken)}", file=sys.stderr)
     return _FAILED if broken else 0
@@ -185,15 +184,17 @@ def _write_provenance(table: Table, cell: Cell, scale: str) -> None:
     write_text(cell.folder / PROVENANCE, text + "\n")
 
 
-def _write_tables(tables: Sequence[Table], scale: Any, out: Path, reasons: dict[Path, str]) -> None:
+def _write_tables(
+    tables: Sequence[Table], every: dict[int, list[Cell]], scale: Any, out: Path, reasons: dict[Path, str]
+) -> None:
     """Every table with all that is there, in three formats; the text is printed."""
     from milo_restore.evaluate.results import read_results
-    from milo_restore.evaluate.tables import plan, render, wanted_metrics
+    from milo_restore.evaluate.tables import render
     from milo_restore.evaluate.tables.plan import PROVENANCE, RESULTS
 
     for table in tables:
         found: dict[tuple[str, str], Any] = {}
-        for cell in plan(table, table.rows, scale, out, wanted_metrics(table, scale)):
+        for cell in every[table.number]:
             key = (cell.row.method, cell.group.name)
             if cell.folder in reasons or cell.absent:
                 found[key] = reasons.get(cell.folder) or cell.absent
@@ -207,18 +208,12 @@ def _write_tables(tables: Sequence[Table], scale: Any, out: Path, reasons: dict[
     print(f"tables: {out}/table*.txt, .md, .tex")
 
 
-def _report(tables: Sequence[Table], scale: Any, out: Path) -> None:
+def _report(every: dict[int, list[Cell]], scale: str, out: Path) -> None:
     """One page of everything that is there."""
     from milo_restore.cli import main as command
-    from milo_restore.evaluate.tables import plan, wanted_metrics
     from milo_restore.evaluate.tables.plan import PROVENANCE
 
-    folders = [
-        str(cell.folder)
-        for table in tables
-        for cell in plan(table, table.rows, scale, out, wanted_metrics(table, scale))
-        if (cell.folder / PROVENANCE).is_file()
-    ]
+    folders = [str(cell.folder) for cells in every.values() for cell in cells if (cell.folder / PROVENANCE).is_file()]
     if folders:
         title = f"The paper's tables, scale {scale}"
         command(["report", *folders, "--out", str(out / "report.html"), "--title", title])

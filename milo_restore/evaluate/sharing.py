@@ -18,6 +18,8 @@ from milo_restore.errors import MiloRestoreError
 from milo_restore.metric import MILO
 
 T = TypeVar("T")
+ARROWS = {"higher": "↑", "lower": "↓"}
+"""Which way is better, as tables show it."""
 
 
 def place() -> tuple[int, int]:

@@ -13,14 +13,13 @@ import milo_restore
 from milo_restore.errors import ConfigError
 from milo_restore.evaluate.report.collect import Group, Run, extremes, group_runs, read_runs
 from milo_restore.evaluate.report.pictures import MAP_TOP, RUNGS, Pictures, make_pictures
+from milo_restore.evaluate.sharing import ARROWS
 from milo_restore.output import write_text
 
-ARROWS = {"higher": "↑", "lower": "↓"}
 _ALL = 50  # images that get pictures by default
 _FEWEST = 2  # of every group
 _MOST = 1e6
 _PER_PICTURE = 200  # bytes of what is written beside a picture
-_MAP_STOPS = ("#000004", "#51127c", "#b63679", "#fb8861", "#fcfdbf")  # magma, as heat_map draws it
 _SURROGATE = "ens-surrogate"
 
 

@@ -36,7 +36,7 @@ RUNGS = (
     (128, 70),
 )
 """Sides of the squares that are shown, in pixels, and WebP qualities, from the best."""
-_TRIED = 12  # pictures from which the size of all is estimated
+_TRIED = 12  # images from which the size of all is estimated
 _MARGIN = 0.9
 _MAP_QUALITY = 60
 
@@ -122,9 +122,10 @@ def _metric(group: Group) -> MILO | None:
 
 
 def _estimate(groups: Sequence[tuple[Group, Sequence[int]]], budget: int, total: int) -> int:
-    """The first rung whose pictures should fit, judged by a few of them."""
+    """The first rung whose pictures should fit, judged by a few of them: a wrong guess costs a whole pass."""
     everything = [(group, number) for group, numbers in groups for number in numbers]
-    sample = [_read(group.runs[0], "pred", number) for group, number in everything[:: len(everything) // _TRIED + 1]]
+    few = everything[:: len(everything) // _TRIED + 1]
+    sample = [_read(group.runs[0], role, number) for group, number in few for role in ("pred", "ref", "input")]
     arrays = [pixels for pixels in sample if isinstance(pixels, np.ndarray)]
     for rung, (side, quality) in enumerate(RUNGS):
         cuts = [_cut(pixels, _window(pixels.shape[:2], side, None), pixels.shape[:2]) for pixels in arrays]

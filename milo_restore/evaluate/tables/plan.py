@@ -72,20 +72,18 @@ class Cell:
     absent: str | None = None
 
 
-def plan(table: Table, rows: Sequence[Row], scale: ScaleName, out: Path, metrics: Sequence[str]) -> list[Cell]:
-    """The cells of some rows.
+def plan(table: Table, scale: ScaleName, out: Path) -> list[Cell]:
+    """The cells of a table, row by row.
 
     Args:
         table: of which.
-        rows: some of the table's.
         scale: smoke, lite or paper.
         out: folder of all that is made.
-        metrics: names of those that are measured.
     """
-    size, base = table.scales.at(scale), out / f"table{table.number}"
+    size, base, metrics = table.scales.at(scale), out / f"table{table.number}", wanted_metrics(table, scale)
     return [
         _cell(table, size, scale, row, group, number, base, metrics)
-        for row in rows
+        for row in table.rows
         for number, group in enumerate(table.groups)
     ]
 

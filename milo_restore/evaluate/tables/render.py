@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from milo_restore.evaluate.sharing import text_table
+from milo_restore.evaluate.sharing import ARROWS, text_table
 from milo_restore.evaluate.tables.definition import Column, Group, ScaleName, Table
 
-ARROWS = {"higher": "↑", "lower": "↓"}
 NONE = "-"
 _EXTRA_DIGITS = 5
 _NOT_YET = "not run yet"
