@@ -16,7 +16,7 @@ from torch import Tensor
 from milo_restore.assets import DATASETS, find_dataset
 from milo_restore.assets.files import sha256_of
 from milo_restore.data import evaluation_input, keyed_rng, load_collection, read_image, to_tensor
-from milo_restore.data.collection import PHOTOGRAPHS, centre_square
+from milo_restore.data.collection import PHOTOGRAPHS, centre_crop
 from milo_restore.data.degrade import (
     BlindNoiseSettings,
     CodeFormerSettings,
@@ -121,7 +121,7 @@ def held_out(data: Data) -> dict[str, list[RestorationPair]]:
     """The test images, degraded the same way each time; denoising has one set for each noise level."""
     sets: dict[str, list[RestorationPair]] = {}
     for name in data.test:
-        images = [(file, centre_square(image, data.test_side)) for file, image in collection(name, data)]
+        images = [(file, centre_crop(image, data.test_side)) for file, image in collection(name, data)]
         if data.degradation == "noise":
             for sigma in data.test_sigmas:
                 noisy = [RestorationPair(file, evaluation_input(image, sigma), image) for file, image in images]

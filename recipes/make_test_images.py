@@ -28,7 +28,7 @@ from tqdm import tqdm
 from milo_restore.assets import locate_dataset
 from milo_restore.config import as_dict, load_config, read_yaml
 from milo_restore.data import read_image, to_uint8, write_png
-from milo_restore.data.collection import centre_square
+from milo_restore.data.collection import centre_crop
 from milo_restore.errors import ConfigError, DataError, MiloRestoreError
 from milo_restore.output import write_text
 
@@ -79,7 +79,7 @@ def real_images(name: str, data: Data, *, references: bool) -> list[tuple[str, A
     """
     images = collection(name, data)
     if not references:
-        return [(file, centre_square(image, data.test_side), None) for file, image in images]
+        return [(file, centre_crop(image, data.test_side), None) for file, image in images]
     there = locate_dataset(name, data.root).references
     if there is None:
         raise DataError("has no references", where=name, mend="Put them beside the inputs, or leave --references out")
@@ -88,7 +88,7 @@ def real_images(name: str, data: Data, *, references: bool) -> list[tuple[str, A
         reference = read_image(path)
         larger = reference.shape[0] // image.shape[0]
         side = None if data.test_side is None else larger * data.test_side
-        triples.append((file, centre_square(image, data.test_side), centre_square(reference, side)))
+        triples.append((file, centre_crop(image, data.test_side), centre_crop(reference, side)))
     return triples
 
 

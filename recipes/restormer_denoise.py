@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from milo_restore import MILO, Restormer
 from milo_restore.config import dump_config
 from milo_restore.data import NoisyPatches, load_collection, write_png
-from milo_restore.data.collection import centre_square
+from milo_restore.data.collection import centre_crop
 from milo_restore.evaluate import denoising_samples, evaluate_denoiser, summary_table
 from milo_restore.loss import LossSettings, MILOLoss, build_loss
 from milo_restore.output import write_text
@@ -79,7 +79,7 @@ def main(config: Config, run: RunArguments) -> int:
     images = [image for name in data.train for image in load_collection(name, data.root)]
     patches = NoisyPatches(images, sigma=data.sigma, seed=config.training.seed, mixup=data.mixup)
     tests = {
-        name: [(file, centre_square(image, data.test_side)) for file, image in load_collection(name, data.root)]
+        name: [(file, centre_crop(image, data.test_side)) for file, image in load_collection(name, data.root)]
         for name in data.test
     }
     quick = [image for collection in tests.values() for image in collection][: data.quick_images]

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from milo_restore.config import dump_config
 from milo_restore.data import NoisyPatches, SampleKey, keyed_rng, load_collection, to_tensor
+from milo_restore.data.collection import centre_crop
 from milo_restore.data.degrade import CodeFormerSettings, Degradation, FaceSettings, build_degradation
 from milo_restore.data.degraded import DegradedPairs
 from milo_restore.errors import WeightsError
@@ -109,10 +110,7 @@ class LatentCrops:
 
 def centre_crops(name: str, side: int) -> Tensor:
     """The centre squares of a collection, (N, 3, side, side) in [0, 1]."""
-    images = [image for _, image in load_collection(name)]
-    corners = [((image.shape[0] - side) // 2, (image.shape[1] - side) // 2) for image in images]
-    squares = [image[top : top + side, left : left + side] for image, (top, left) in zip(images, corners)]
-    return torch.stack([to_tensor(square) for square in squares])
+    return torch.stack([to_tensor(centre_crop(image, side)) for _, image in load_collection(name)])
 
 
 def psnr(images: Tensor, targets: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def load_collection(name: str, root: str | Path | None = None) -> list[tuple[str
     return load_images(paths)
 
 
-def centre_square(image: NDArray[np.uint8], side: int | None) -> NDArray[np.uint8]:
+def centre_crop(image: NDArray[np.uint8], side: int | None) -> NDArray[np.uint8]:
     """The centre square of an (H, W, 3) array, or what it has of it; all of it where ``side`` is None."""
     height, width = (length if side is None else min(length, side) for length in image.shape[:2])
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2

@@ -15,6 +15,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from milo_restore.assets.datasets import SUFFIXES
+from milo_restore.data.collection import centre_crop
 from milo_restore.data.images import read_image, to_tensor
 from milo_restore.data.kadid import DISTORTIONS, LEVELS, distort
 from milo_restore.data.keys import SampleKey, epoch_order, keyed_rng
@@ -69,10 +70,8 @@ def find_references(folder: str | Path, count: int | str | None, seed: int) -> t
 
 def centre_square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """The largest centre square of an image, resized to ``side`` (supplement, section 1); bicubic, antialiased."""
-    height, width = image.shape[:2]
-    short = min(height, width)
-    top, left = (height - short) // 2, (width - short) // 2
-    square = Image.fromarray(image[top : top + short, left : left + short])
+    short = min(image.shape[:2])
+    square = Image.fromarray(centre_crop(image, short))
     return np.asarray(square.resize((side, side), Image.Resampling.BICUBIC)) if short != side else np.asarray(square)
 
 
