@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 import sys
 import types
 import urllib.error
@@ -20,9 +21,8 @@ from milo_restore.cli import correlate as command_module
 from milo_restore.cli import main
 from milo_restore.data import read_image, to_tensor
 from milo_restore.errors import ConfigError
-from milo_restore.evaluate import correlate, fr_metrics, opinion
-from milo_restore.evaluate.fr_metrics import load_fr_metric
-from milo_restore.evaluate.pyiqa_metrics import MetricUnavailable
+from milo_restore.evaluate import correlate, metrics, opinion
+from milo_restore.evaluate.metrics import Batch, MetricUnavailable, load_metric, names
 
 
 @pytest.fixture
@@ -61,12 +61,17 @@ def computed(monkeypatch):
     """The names of the images that were really scored."""
     names, score = [], correlate._score
 
-    def count(metric, pair, image, reference):
+    def count(metric, pair, *images):
         names.append(pair.distorted.name)
-        return score(metric, pair, image, reference)
+        return score(metric, pair, *images)
 
     monkeypatch.setattr(correlate, "_score", count)
     return names
+
+
+def plain(value, reference, side=16):
+    """One image of one grey, against one of another."""
+    return Batch(*([np.full((side, side, 3), level, np.uint8)] for level in (value, reference)))
 
 
 def error_of(capsys):
@@ -206,6 +211,8 @@ def test_only_present(command, tid, capsys):
 def test_refusals_come_before_any_work(command, computed, tid, tmp_path, capsys):
     assert command(metrics=("mae", "mioL")) == 2
     assert "'mioL': no such metric" in error_of(capsys)
+    assert command(metrics=("mae", "niqe")) == 2
+    assert "'niqe': does not look at the reference" in error_of(capsys)
     assert command(metrics=("psnr:mini",)) == 2
     assert "takes no such weights" in error_of(capsys)
     assert command(metrics=("mae", f"milo:{tmp_path / 'none.pth'}")) == 2
@@ -240,7 +247,7 @@ def pretend(monkeypatch):
             return {"w": torch.ones(2)}
 
     class Metric:
-        lower_better, net = True, Network()
+        lower_better, metric_mode, net = True, "FR", Network()
 
         def __call__(self, image, reference):
             return (image - reference).mean((1, 2, 3))[:, None]
@@ -254,14 +261,14 @@ def pretend(monkeypatch):
 
     pyiqa, configs = types.ModuleType("pyiqa"), types.ModuleType("pyiqa.default_model_configs")
     pyiqa.__version__, pyiqa.create_metric = "9.9", create_metric
-    configs.DEFAULT_CONFIGS = dict.fromkeys(("psnr", "lpips", "topiq_fr"))
+    configs.DEFAULT_CONFIGS = dict.fromkeys(("psnr", "lpips", "topiq_fr"), {"metric_mode": "FR"})
     monkeypatch.setitem(sys.modules, "pyiqa", pyiqa)
     monkeypatch.setitem(sys.modules, "pyiqa.default_model_configs", configs)
 
 
 def test_pyiqa_gets_the_distorted_image_first(pretend, capsys):
-    metric = load_fr_metric("psnr")
-    assert metric.score(torch.full((1, 3, 16, 16), 0.75), torch.full((1, 3, 16, 16), 0.25)) == 0.5
+    metric = load_metric("pyiqa:psnr")
+    assert metric.measure(plain(153, 51)) == [pytest.approx(0.4)]
     assert metric.lower_better  # as pyiqa says
     assert metric.identity()["software"] == "pyiqa 9.9"
     assert len(metric.weights_sha256) == 64
@@ -290,22 +297,22 @@ def test_unavailable_metrics(pretend, command, computed, tmp_path, capsys):
 def test_without_pyiqa(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     with pytest.raises(MetricUnavailable, match=r"pip install 'milo-restore\[eval\]'"):
-        load_fr_metric("psnr")
+        load_metric("pyiqa:psnr")
     with pytest.raises(ConfigError, match="no such metric"):
-        load_fr_metric("niqe")
+        load_metric("brandnew")
 
 
 def test_every_offered_name_is_pyiqas():
     configs = pytest.importorskip("pyiqa.default_model_configs").DEFAULT_CONFIGS
-    assert {configs[name]["metric_mode"] for name in fr_metrics.PYIQA} == {"FR"}
-    assert not set(fr_metrics.NOT_OFFERED) & (set(configs) | set(fr_metrics.PYIQA))
+    assert {configs[name]["metric_mode"] for name in names.PYIQA_FR} == {"FR"}
+    assert {configs[name]["metric_mode"] for name in names.PYIQA_NR} == {"NR"}
+    assert not set(names.NOT_OFFERED) & set(configs)
 
 
 def test_pyiqas_psnr():
     pytest.importorskip("pyiqa")
-    metric = load_fr_metric("psnr")
-    image = torch.full((1, 3, 16, 16), 0.5)
-    assert metric.score(image + 0.1, image) == pytest.approx(20, abs=1e-3)
+    metric = load_metric("pyiqa:psnr")
+    assert metric.measure(plain(153, 102))[0] == pytest.approx(10 * math.log10(25), abs=1e-3)
     assert (metric.lower_better, metric.weights_sha256) == (False, None)
 
 
@@ -315,13 +322,12 @@ def test_pyiqas_psnr():
 @pytest.mark.golden
 def test_the_masking_enhanced_metrics(shared, monkeypatch):
     monkeypatch.setenv("MILO_RESTORE_ASSETS", str(shared))
-    image, reference = torch.full((1, 3, 32, 32), 0.6), torch.full((1, 3, 32, 32), 0.5)
-    metrics = {name: load_fr_metric(name) for name in ("e-mae", "e-mse", "e-psnr", "e-ssim")}
-    assert {name: metric.lower_better for name, metric in metrics.items()} == {
+    found = {name: load_metric(name) for name in ("e-mae", "e-mse", "e-psnr", "e-ssim")}
+    assert {name: metric.lower_better for name, metric in found.items()} == {
         "e-mae": True, "e-mse": True, "e-psnr": False, "e-ssim": True
     }  # fmt: skip
-    assert len({metric.identity()["weights_sha256"] for metric in metrics.values()}) == 4
-    assert 0 < metrics["e-mae"].score(image, reference) < 0.1  # a mask in (0, 1) times 0.1
+    assert len({metric.identity()["weights_sha256"] for metric in found.values()}) == 4
+    assert 0 < found["e-mae"].measure(plain(153, 128, side=32))[0] < 0.1  # a mask in (0, 1) times 0.1
 
 
 @pytest.mark.golden
@@ -343,7 +349,7 @@ def test_ten_images_of_tid2013(shared, tmp_path, capsys, monkeypatch):
 
 
 def test_all_measures_what_it_can_and_lists_the_rest(command, monkeypatch, capsys):
-    monkeypatch.setattr(fr_metrics, "KNOWN", ["mae", "milo:mini", "flip"])
+    monkeypatch.setattr(metrics, "FULL_REFERENCE", ("mae", "milo:mini", "flip"))
     assert command(metrics=("all",)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2:5]] == ["mae", "milo:mini", "flip"]

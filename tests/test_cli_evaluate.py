@@ -14,10 +14,8 @@ from offline_pyiqa import offline
 from milo_restore.cli import evaluate, main
 from milo_restore.data import held_out_photographs, write_png
 from milo_restore.errors import ConfigError, DataError
-from milo_restore.evaluate.metric_assets import fetch_metrics, weight_folders
-from milo_restore.evaluate.pyiqa_metrics import MetricUnavailable
+from milo_restore.evaluate.metrics import PROTOCOLS, MetricUnavailable, fetch_metrics, weight_folders
 from milo_restore.evaluate.results import read_results, results_table
-from milo_restore.evaluate.suite_metric import PROTOCOLS
 
 
 @pytest.fixture
@@ -63,7 +61,12 @@ def test_the_table_and_the_files(command, folders, capsys):
     protocol = {key: results["protocol"][key] for key in ("colour", "border", "peak", "quantisation", "resize")}
     assert protocol == {"colour": "rgb", "border": 0, "peak": 255, "quantisation": "8-bit", "resize": "none"}
     psnr = results["metrics"]["psnr"]
-    assert (psnr["better"], psnr["reference"], psnr["name"], psnr["weights"]) == ("higher", True, "psnr", None)
+    assert (psnr["better"], psnr["reference"], psnr["name"], psnr["weights"]) == (
+        "higher",
+        True,
+        "as pyiqa's psnr",
+        None,
+    )
     assert psnr["source"].startswith("milo-restore ")
     image = results["images"][1]
     assert (image["name"], image["pred"], image["ref"], image["input"]) == (
@@ -111,7 +114,7 @@ def test_the_protocol_can_be_chosen(command, folders, capsys):
     command("--protocol", "super-resolution-y", "--border", 2, metrics=("psnr",))
     assert "psnr and ssim of Y of BasicSR's YCbCr (16 to 235), border 2" in capsys.readouterr().out
     luma = read_results(folders / "r.json")
-    assert luma["metrics"]["psnr"]["name"] == "psnry, color_space='ycbcr', crop_border=2"
+    assert luma["metrics"]["psnr"]["name"] == "as pyiqa's psnry, color_space='ycbcr', crop_border=2"
     command(metrics=("psnr",))
     assert read_results(folders / "r.json")["means"]["psnr"] < luma["means"]["psnr"] - 1
     assert tuple(PROTOCOLS) == evaluate._PROTOCOLS

@@ -22,14 +22,21 @@ from skimage.metrics import structural_similarity
 from milo_restore import MILO
 from milo_restore.data import evaluation_noise, find_dataset, held_out_photographs, read_image, to_tensor, write_png
 from milo_restore.errors import ConfigError, DataError
-from milo_restore.evaluate import outside_metrics, pyiqa_metrics, run, suite
+from milo_restore.evaluate import run
 from milo_restore.evaluate.correlation import correlate_scores
 from milo_restore.evaluate.folders import find_images, image_size
-from milo_restore.evaluate.pyiqa_metrics import MetricUnavailable
+from milo_restore.evaluate.metrics import (
+    Batch,
+    MetricUnavailable,
+    Protocol,
+    check_name,
+    load_metric,
+    names,
+    needs_reference,
+    pyiqa_metrics,
+)
 from milo_restore.evaluate.results import bootstrap_interval, make_results, to_csv, to_json
 from milo_restore.evaluate.run import load_metrics, measure
-from milo_restore.evaluate.suite import check_name, load_suite_metric, needs_reference
-from milo_restore.evaluate.suite_metric import Batch, Protocol
 
 TESTS = Path(__file__).parent
 CPU = torch.device("cpu")
@@ -82,7 +89,7 @@ def test_psnr_and_ssim_are_the_formulas():
         ),
         "mae": lambda x, y: np.abs(x.astype(float) - y).mean() / 255,
     }.items():
-        metric = load_suite_metric(name)
+        metric = load_metric(name)
         found = [metric.measure(batch)[0] for batch in batches]
         assert found == pytest.approx([formula(*pair) for pair in made], abs=1e-6)
         assert np.ptp(found) > 0.05
@@ -101,7 +108,7 @@ def test_psnr_and_ssim_are_pyiqas():
         ("ssim", "rgb", 4, "ssimc", {"crop_border": 4}, 1e-4),
         ("ssim", "y", 4, "ssim", {"crop_border": 4, "color_space": "ycbcr"}, 4e-3),  # pyiqa rounds Y to integers
     ):
-        metric = load_suite_metric(ours, Protocol(colour, border))
+        metric = load_metric(ours, Protocol(colour, border))
         reference = pyiqa.create_metric(theirs, device="cpu", **options)
         expected = [float(reference(*pair)) for pair in tensors]
         assert [metric.measure(batch)[0] for batch in batches] == pytest.approx(expected, abs=tolerance)
@@ -113,7 +120,7 @@ def test_psnr_and_ssim_of_ten_real_images(shared):
     """At sigma 10: under heavy noise pyiqa's SSIM is up to 1e-3 off, as it counts negative correlations as none."""
     pyiqa = pytest.importorskip("pyiqa")
     theirs = {name: pyiqa.create_metric(name, device="cpu") for name in ("psnr", "ssimc")}
-    ours = {name: load_suite_metric(name) for name in ("psnr", "ssim")}
+    ours = {name: load_metric(name) for name in ("psnr", "ssim")}
     for path in find_dataset("Kodak24", shared)[:10]:
         clean = read_image(path)[:256, :256]
         image = np.clip(clean + 255 * evaluation_noise(clean.shape, 10) + 0.5, 0, 255).astype(np.uint8)
@@ -128,20 +135,20 @@ def test_psnr_and_ssim_of_ten_real_images(shared):
 
 
 def test_pyiqas_traps_are_still_there():
-    """Where this fails, pyiqa has changed, and what suite.py and the README say about it must change."""
+    """Where this fails, pyiqa has changed, and what names.py and the README say about it must change."""
     pyiqa = pytest.importorskip("pyiqa")
     image, clean = pairs(3)[2]
     batch, same = Batch([image], [clean]), Batch([clean], [clean])
     # The distorted image first.
-    vif = load_suite_metric("vif").measure(batch)[0]
+    vif = load_metric("vif").measure(batch)[0]
     direct = pyiqa.create_metric("vif", device="cpu")
     assert vif == pytest.approx(float(direct(batch.image_tensor, batch.reference_tensor)), abs=1e-6)
     assert abs(vif - float(direct(batch.reference_tensor, batch.image_tensor))) > 0.01
     # PSNR ends at 80 dB there, nowhere here.
-    assert load_suite_metric("pyiqa:psnr").measure(same)[0] == pytest.approx(80, abs=1e-3)
-    assert load_suite_metric("psnr").measure(same)[0] == math.inf
+    assert load_metric("pyiqa:psnr").measure(same)[0] == pytest.approx(80, abs=1e-3)
+    assert load_metric("psnr").measure(same)[0] == math.inf
     # "ssim" is of Y, "ssimc" of RGB; ours is of RGB.
-    ours, luma, colour = (load_suite_metric(n).measure(batch)[0] for n in ("ssim", "pyiqa:ssim", "ssimc"))
+    ours, luma, colour = (load_metric(n).measure(batch)[0] for n in ("ssim", "pyiqa:ssim", "ssimc"))
     assert ours == pytest.approx(colour, abs=1e-4)
     assert abs(luma - colour) > 0.01
     direct = pyiqa.create_metric("ssim", device="cpu")(batch.image_tensor, batch.reference_tensor)
@@ -149,10 +156,10 @@ def test_pyiqas_traps_are_still_there():
     # Y is YIQ's, in the full range, not BasicSR's from 16 to 235: 20 log10(255 / 219) = 1.32 dB apart.
     yiq = image.astype(float) - clean
     expected = 10 * math.log10(255**2 / np.mean((yiq @ (0.299, 0.587, 0.114)) ** 2))
-    assert load_suite_metric("psnry").measure(batch)[0] == pytest.approx(expected, abs=2e-3)
-    basicsr = load_suite_metric("psnr", Protocol("y")).measure(batch)[0]
+    assert load_metric("psnry").measure(batch)[0] == pytest.approx(expected, abs=2e-3)
+    basicsr = load_metric("psnr", Protocol("y")).measure(batch)[0]
     assert basicsr - expected == pytest.approx(20 * math.log10(255 / 219), abs=0.01)
-    assert not load_suite_metric("psnry").lower_better
+    assert not load_metric("psnry").lower_better
 
 
 def test_pyiqas_correlations_keep_the_sign_until_they_are_mapped():
@@ -189,7 +196,7 @@ def test_the_seed_belongs_to_the_image():
     torch.manual_seed(7)
     drawn = []
     for _ in range(2):
-        with outside_metrics._one_seed(CPU):
+        with pyiqa_metrics._one_seed(CPU):
             drawn.append((torch.rand(1).item(), np.random.rand()))  # noqa: NPY002
     assert drawn[0] == drawn[1]
     assert torch.rand(1).item() == expected
@@ -199,7 +206,7 @@ def test_the_seed_belongs_to_the_image():
 def test_milo_is_the_metrics_own():
     made = [pair for pair in pairs(1)] * 2
     milo = MILO.from_pretrained("mini")
-    found = load_suite_metric("milo:mini")
+    found = load_metric("milo:mini")
     expected = float(milo(to_tensor(made[0][0])[None], reference=to_tensor(made[0][1])[None]))
     batch = Batch([made[0][0], made[0][1]], [made[0][1]] * 2)
     assert found.measure(batch) == pytest.approx([expected, 0], rel=1e-5)
@@ -208,7 +215,7 @@ def test_milo_is_the_metrics_own():
 
 
 def test_niqe_of_basicsr_and_what_it_refuses():
-    niqe = load_suite_metric("niqe-basicsr")
+    niqe = load_metric("niqe-basicsr")
     _, rocket = held_out_photographs()[1]
     crop = rocket[:200, :200]
     noisy = np.clip(crop + np.random.default_rng(0).normal(0, 40, crop.shape), 0, 255).astype(np.uint8)
@@ -223,7 +230,7 @@ def test_niqe_of_basicsr_and_what_it_refuses():
 def test_st_lpips_is_the_packages(shared):
     pytest.importorskip("stlpips_pytorch")
     pair = [read_image(shared / "data" / "iqa" / "milo_pair" / f"{name}.png") for name in ("dist", "ref")]
-    metric = load_suite_metric("st-lpips")
+    metric = load_metric("st-lpips")
     assert metric.measure(Batch(pair, pair[1:] * 2)) == pytest.approx([0.273378, 0], abs=1e-5)
     assert "IPython" not in sys.modules or importlib.util.find_spec("IPython") is not None
 
@@ -249,7 +256,7 @@ def test_noise_of_sigma_25_on_cbsd68(shared, tmp_path):
 @pytest.mark.golden
 def test_the_surrogate_says_what_it_is(shared):
     image, clean = pairs(1)[0]
-    metric = load_suite_metric("ens-surrogate")
+    metric = load_metric("ens-surrogate")
     value, best = metric.measure(Batch([image, clean], [clean, clean]))
     assert 0 < value < best - 0.2 < 5
     assert best == pytest.approx(np.mean([4.28, 4.39, 4.65, 4.27]), abs=0.01)
@@ -266,7 +273,7 @@ def test_the_surrogate_says_what_it_is(shared):
     ("name", "words"),
     [
         ("pnsr", "'pnsr': no such metric. Did you mean 'psnr'?"),
-        ("psnr:mini", "takes no weights"),
+        ("psnr:mini", "takes no such weights"),
         ("milo:", "takes no such weights"),
         ("pyiqa:milo", "no such metric"),
     ],
@@ -564,4 +571,4 @@ def test_the_protocol_is_checked():
         Protocol("lab")
     with pytest.raises(ConfigError, match="less than 0"):
         Protocol(border=-1)
-    assert suite.ABSENT["ens"] in str(pytest.raises(MetricUnavailable, load_suite_metric, "ens").value)
+    assert names.ABSENT["ens"] in str(pytest.raises(MetricUnavailable, load_metric, "ens").value)

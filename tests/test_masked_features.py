@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from milo_restore.errors import ConfigError, DataError, WeightsError
-from milo_restore.evaluate.pyiqa_metrics import MetricUnavailable
-from milo_restore.evaluate.suite import load_suite_metric, needs_reference
+from milo_restore.evaluate.metrics import MetricUnavailable, load_metric, needs_reference
 from milo_restore.metric import FEATURE_METRICS, feature_weights, load_feature_metric
 from milo_restore.metric.masked_features import CHANNELS, EDISTS, ELPIPS, EVGG, L2Pool
 
@@ -262,8 +261,8 @@ def test_what_is_missing_says_where_it_belongs(published, backbone, monkeypatch,
 
 def test_evaluate_offers_them(published, backbone, tmp_path, monkeypatch):
     assert all(needs_reference(name) for name in FEATURE_METRICS)
-    metric = load_suite_metric("e-lpips")
+    metric = load_metric("e-lpips")
     assert (metric.reference, metric.lower_better) == (True, True)
     (published / "E_LPIPS.pth").unlink()
     with pytest.raises(MetricUnavailable, match=r"E_LPIPS\.pth: is not there\. Get it from"):
-        load_suite_metric("e-lpips")
+        load_metric("e-lpips")

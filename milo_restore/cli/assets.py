@@ -84,7 +84,7 @@ def _fetch_metrics(names: Sequence[str]) -> list[MiloRestoreError]:
     """Download what metrics need, say where it lies, and return what could not be had."""
     if not names:
         return []
-    from milo_restore.evaluate.metric_assets import fetch_metrics, weight_folders
+    from milo_restore.evaluate.metrics import fetch_metrics, weight_folders
 
     failures = []
     for name, found in fetch_metrics(names):

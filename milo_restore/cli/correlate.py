@@ -54,9 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="NAME",
-        help="milo, milo:mini, milo:PATH, e-mae, e-mse, e-psnr, e-ssim, mae, or a full-reference metric of pyiqa: "
-        "psnr, ssim, ms_ssim, fsim, vif, vsi, gmsd, lpips, lpips-vgg, dists, topiq_fr, pieapp, wadiqam_fr, ...; "
-        "all: every one that can be measured here, the rest listed with the reason",
+        help="as for evaluate: milo, milo:mini, milo:PATH, e-mae, ..., psnr, ssim (of RGB), mae, st-lpips, "
+        "ens-surrogate, or a full-reference metric of pyiqa: pyiqa:psnr, pyiqa:ssim (of the luma), ms_ssim, fsim, vif, "
+        "vsi, gmsd, lpips, lpips-vgg, dists, topiq_fr, pieapp, wadiqam_fr, ...; all: every one that can be measured "
+        "here, the rest listed with the reason",
     )
     parser.add_argument("--split", choices=_SPLITS, help="a part of kadid10k, split 80-20 by reference image")
     parser.add_argument("--table", type=Path, metavar="FILE", help="another table of opinions than the data set's own")
@@ -97,15 +98,24 @@ def main(arguments: argparse.Namespace) -> int:
 def _measure(arguments: argparse.Namespace) -> Run:
     from milo_restore.assets import cache_folder
     from milo_restore.cli.metric import choose_device
-    from milo_restore.evaluate.correlate import ScoreCache, correlate_metric, hash_pairs
-    from milo_restore.evaluate.fr_metrics import KNOWN, FRMetric, check_metric_name, load_fr_metric
+    from milo_restore.evaluate.correlate import correlate_metric, hash_pairs
+    from milo_restore.evaluate.metrics import (
+        FULL_REFERENCE,
+        Metric,
+        MetricUnavailable,
+        check_name,
+        load_metric,
+        needs_reference,
+    )
     from milo_restore.evaluate.opinion import opinion_pairs, present_pairs
-    from milo_restore.evaluate.pyiqa_metrics import MetricUnavailable
+    from milo_restore.evaluate.score_cache import ScoreCache
 
     everything = arguments.metrics == ["all"]
-    names = KNOWN if everything else list(dict.fromkeys(arguments.metrics))
+    names = list(FULL_REFERENCE) if everything else list(dict.fromkeys(arguments.metrics))
     for name in names:
-        check_metric_name(name)
+        check_name(name)
+        if needs_reference(name) is False:
+            raise ConfigError("does not look at the reference", where=repr(name), mend="Give full-reference metrics")
     place = (arguments.dataset, arguments.root, arguments.split)
     if arguments.only_present:
         pairs, of = present_pairs(*place, table=arguments.table)
@@ -113,11 +123,11 @@ def _measure(arguments: argparse.Namespace) -> Run:
         pairs = opinion_pairs(*place, table=arguments.table)
         of = len(pairs)
     device = choose_device(arguments.device)
-    metrics: list[FRMetric] = []
+    metrics: list[Metric] = []
     unavailable: dict[str, str] = {}
     for name in names:  # all of them, before the first is computed
         try:
-            metrics.append(load_fr_metric(name, device))
+            metrics.append(load_metric(name, device=device))
         except MetricUnavailable as error:
             if not (everything or arguments.skip_unavailable):
                 raise
@@ -170,7 +180,10 @@ def _notes(run: Run) -> list[str]:
     for result in run.results:
         name, found = result.metric.name, result.overall
         work = f"{result.computed} scores computed, {len(run.pairs) - result.computed} from the cache"
-        lines.append(f"{name}: {result.metric.software}, weights: {result.metric.weights or 'none'}, {work}")
+        about = result.metric
+        lines.append(f"{name}: {about.source}, {about.formal}; weights: {about.weights or 'none'}; {work}")
+        if about.note is not None:
+            lines.append(f"{name}: {about.note}")
         if result.not_finite:
             more = f" and {len(result.not_finite) - _NAMED} more" if len(result.not_finite) > _NAMED else ""
             named = ", ".join(result.not_finite[:_NAMED])
@@ -212,7 +225,8 @@ def _json(arguments: argparse.Namespace, run: Run) -> str:
     for result in run.results:
         metric = result.metric
         about: dict[str, Any] = {
-            "name": metric.name, "better": "lower" if metric.lower_better else "higher", "software": metric.software,
+            "name": metric.name, "better": "lower" if metric.lower_better else "higher", "software": metric.source,
+            "formal": metric.formal, "note": metric.note,
             "weights": metric.weights, "weights_sha256": metric.weights_sha256, "computed": result.computed,
         }  # fmt: skip
         kinds = {kind: dataclasses.asdict(found) for kind, found in result.kinds.items()}

@@ -14,7 +14,7 @@ from milo_restore.output import check_target, write_text
 if TYPE_CHECKING:
     import torch
 
-    from milo_restore.evaluate.suite_metric import Protocol
+    from milo_restore.evaluate.metrics import Protocol
 
 _NAMED = 8
 _PROTOCOLS = ("denoising", "super-resolution", "super-resolution-y")
@@ -74,9 +74,9 @@ def main(arguments: argparse.Namespace) -> int:
 
     from milo_restore.assets import cache_folder
     from milo_restore.evaluate.folders import find_images
+    from milo_restore.evaluate.metrics import check_name, needs_reference
     from milo_restore.evaluate.results import make_results, results_table, to_csv, to_json
     from milo_restore.evaluate.run import load_metrics, measure
-    from milo_restore.evaluate.suite import check_name, needs_reference
 
     protocol = _protocol(arguments)
     for name in arguments.metrics:
@@ -125,7 +125,7 @@ def _start(name: str | None) -> torch.device:
 
 
 def _protocol(arguments: argparse.Namespace) -> Protocol:
-    from milo_restore.evaluate.suite_metric import PROTOCOLS, Protocol
+    from milo_restore.evaluate.metrics import PROTOCOLS, Protocol
 
     preset = PROTOCOLS[arguments.protocol]
     border = preset.border if arguments.border is None else arguments.border

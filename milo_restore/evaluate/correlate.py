@@ -1,31 +1,27 @@
 """Scoring a data set of opinions with several metrics, and correlating the scores with the opinions.
 
-Scores are cached, one line each, as soon as they are known: an interrupted run goes on where it stopped, and a second
-run computes nothing. A score belongs to the contents of the two images and to the metric's identity (name, weights,
-software and version); where the files lie does not matter.
+Scores are kept in `milo_restore.evaluate.score_cache`: an interrupted run goes on where it stopped, and a second run
+computes nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from milo_restore.assets.files import sha256_of
-from milo_restore.data.images import read_image, to_tensor
+from milo_restore.data.images import read_image
 from milo_restore.errors import DataError, MiloRestoreError
 from milo_restore.evaluate.correlation import Correlation, correlate_scores
-from milo_restore.evaluate.fr_metrics import FRMetric
+from milo_restore.evaluate.metrics import Batch, Metric
 from milo_restore.evaluate.opinion import OpinionPair
+from milo_restore.evaluate.score_cache import ScoreCache
 
 
 @dataclass(frozen=True)
@@ -41,72 +37,12 @@ class MetricResult:
         not_finite: distorted images whose score is NaN or infinite.
     """
 
-    metric: FRMetric
+    metric: Metric
     scores: NDArray[np.float64]
     computed: int
     overall: Correlation
     kinds: dict[str, Correlation]
     not_finite: tuple[str, ...]
-
-
-@dataclass
-class ScoreCache:
-    """The scores of one metric, in a file of JSON lines that only grows.
-
-    Attributes:
-        path: the file; made with the first score.
-        damaged: numbers of the lines that could not be read, from 1. Their pairs are computed again.
-    """
-
-    path: Path
-    damaged: list[int] = field(default_factory=list)
-    _scores: dict[tuple[str, str], float] = field(default_factory=dict)
-    _ended: bool = True  # the file ends with a line's end
-
-    @classmethod
-    def open(cls, folder: Path, metric: FRMetric) -> ScoreCache:
-        """The cache of a metric in a folder, which is made.
-
-        Raises:
-            DataError: the folder cannot be made, or the file cannot be read.
-        """
-        identity = json.dumps(metric.identity(), sort_keys=True)
-        name = f"{metric.identity()['metric']}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.jsonl"
-        cache = cls(folder / name)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            content = cache.path.read_bytes() if cache.path.exists() else b""
-        except OSError as error:
-            raise DataError(
-                f"cannot be used ({error.strerror or error})", where=cache.path, mend="See --cache"
-            ) from error
-        cache._ended = content.endswith(b"\n") or not content
-        for number, line in enumerate(content.splitlines(), 1):
-            try:
-                entry = json.loads(line)
-                cache._scores[entry["reference"], entry["distorted"]] = float(entry["score"])
-            except (ValueError, KeyError, TypeError):  # cut off in the middle of a write
-                cache.damaged.append(number)
-        return cache
-
-    def get(self, reference: str, distorted: str) -> float | None:
-        """The score of two images, given their files' sha256; None where it is not known."""
-        return self._scores.get((reference, distorted))
-
-    def add(self, reference: str, distorted: str, score: float) -> None:
-        """Append a score, in one write: several processes may share the file.
-
-        Raises:
-            DataError: the file cannot be written.
-        """
-        line = json.dumps({"reference": reference, "distorted": distorted, "score": str(score)}) + "\n"
-        try:
-            with self.path.open("ab", buffering=0) as file:
-                file.write(("" if self._ended else "\n").encode() + line.encode())
-        except OSError as error:
-            raise DataError(f"cannot be written ({error.strerror or error})", where=self.path) from error
-        self._ended = True
-        self._scores[reference, distorted] = score
 
 
 def hash_pairs(pairs: Sequence[OpinionPair], *, progress: bool | None = None) -> list[tuple[str, str]]:
@@ -129,7 +65,7 @@ def hash_pairs(pairs: Sequence[OpinionPair], *, progress: bool | None = None) ->
 def correlate_metric(
     pairs: Sequence[OpinionPair],
     keys: Sequence[tuple[str, str]],
-    metric: FRMetric,
+    metric: Metric,
     cache: ScoreCache,
     *,
     device: torch.device | str = "cpu",
@@ -150,12 +86,11 @@ def correlate_metric(
     """
     hidden = None if progress is None else not progress  # None: on terminals only
     scores, computed = np.empty(len(pairs)), 0
-    tensor_of = lru_cache(maxsize=1)(lambda path: to_tensor(read_image(path))[None].to(device))
+    read_reference = lru_cache(maxsize=1)(read_image)
     for index, pair in enumerate(tqdm(pairs, desc=metric.name, unit="pair", leave=False, disable=hidden)):
         known = cache.get(*keys[index])
         if known is None:
-            image = to_tensor(read_image(pair.distorted))[None].to(device)
-            known = _score(metric, pair, image, tensor_of(pair.reference))
+            known = _score(metric, pair, read_image(pair.distorted), read_reference(pair.reference), device)
             cache.add(*keys[index], known)
             computed += 1
         scores[index] = known
@@ -163,13 +98,19 @@ def correlate_metric(
     return MetricResult(metric, scores, computed, *_correlations(pairs, scores), bad)
 
 
-def _score(metric: FRMetric, pair: OpinionPair, image: Tensor, reference: Tensor) -> float:
+def _score(
+    metric: Metric,
+    pair: OpinionPair,
+    image: NDArray[np.uint8],
+    reference: NDArray[np.uint8],
+    device: torch.device | str,
+) -> float:
     where = f"{metric.name}, {pair.distorted} against {pair.reference}"
     if image.shape != reference.shape:
-        sizes = [f"{tensor.shape[-1]}x{tensor.shape[-2]}" for tensor in (image, reference)]
+        sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (image, reference)]
         raise DataError(f"sizes differ: {sizes[0]} and {sizes[1]} (width x height)", where=where)
     try:
-        return metric.score(image, reference)
+        return metric.measure(Batch([image], [reference], device))[0]
     except MiloRestoreError as error:
         raise DataError(str(error), where=where) from error
     except (RuntimeError, ValueError, AssertionError) as error:  # pyiqa's metrics refuse small images in these ways

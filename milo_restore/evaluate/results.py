@@ -19,9 +19,8 @@ import milo_restore
 from milo_restore.assets.files import sha256_of
 from milo_restore.errors import DataError
 from milo_restore.evaluate.folders import ImageFiles
-from milo_restore.evaluate.pyiqa_metrics import MetricUnavailable
+from milo_restore.evaluate.metrics import Metric, MetricUnavailable, Protocol
 from milo_restore.evaluate.run import Measured
-from milo_restore.evaluate.suite_metric import Protocol, SuiteMetric
 
 FORMAT = 1
 RESAMPLES = 10_000
@@ -32,7 +31,7 @@ _PACKAGES = ("torch", "numpy", "pillow", "basicsr", "opencv-python", "pyiqa", "s
 def make_results(
     folders: Mapping[str, Path | None],
     images: Sequence[ImageFiles],
-    metrics: Sequence[SuiteMetric],
+    metrics: Sequence[Metric],
     unavailable: Mapping[str, MetricUnavailable],
     protocol: Protocol,
     measured: Measured,

@@ -20,13 +20,10 @@ from tqdm import tqdm
 from milo_restore.assets.files import sha256_of
 from milo_restore.data.images import read_image
 from milo_restore.errors import ConfigError, MiloRestoreError
-from milo_restore.evaluate.correlate import ScoreCache
 from milo_restore.evaluate.folders import ImageFiles
-from milo_restore.evaluate.fr_metrics import FRMetric
-from milo_restore.evaluate.pyiqa_metrics import MetricUnavailable
+from milo_restore.evaluate.metrics import Batch, Metric, MetricUnavailable, Protocol, load_metric
+from milo_restore.evaluate.score_cache import ScoreCache
 from milo_restore.evaluate.sharing import gather, place
-from milo_restore.evaluate.suite import load_suite_metric
-from milo_restore.evaluate.suite_metric import Batch, Protocol, SuiteMetric
 
 T = TypeVar("T")
 _Cell = tuple[str, int]  # a metric and an image's place
@@ -70,7 +67,7 @@ class _Work:
 
 def load_metrics(
     names: Sequence[str], protocol: Protocol, device: torch.device, *, skip_unavailable: bool
-) -> tuple[list[SuiteMetric], dict[str, MetricUnavailable]]:
+) -> tuple[list[Metric], dict[str, MetricUnavailable]]:
     """All metrics, before the first is computed, and those that cannot be had; the same on all processes.
 
     Raises:
@@ -81,7 +78,7 @@ def load_metrics(
     failure: MiloRestoreError | None = None
     for name in dict.fromkeys(names):
         try:
-            metrics.append(load_suite_metric(name, protocol, device))
+            metrics.append(load_metric(name, protocol, device))
         except MetricUnavailable as error:
             unavailable[name] = error
         except MiloRestoreError as error:
@@ -105,7 +102,7 @@ def load_metrics(
 
 def measure(
     images: Sequence[ImageFiles],
-    metrics: Sequence[SuiteMetric],
+    metrics: Sequence[Metric],
     cache: Path,
     *,
     device: torch.device | str = "cpu",
@@ -157,7 +154,7 @@ def measure(
 def _compute(
     plan: Sequence[_Work],
     images: Sequence[ImageFiles],
-    metrics: Sequence[SuiteMetric],
+    metrics: Sequence[Metric],
     hashes: Sequence[Hashes],
     cache: Path,
     device: torch.device,
@@ -168,7 +165,7 @@ def _compute(
     failures: dict[_Cell, str] = {}
     total = sum(len(rows) for work in plan for rows in work.lacking.values())
     try:
-        caches = {metric.name: _open(cache, metric) for metric in metrics}
+        caches = {metric.name: ScoreCache.open(cache, metric) for metric in metrics}
         with tqdm(total=total, desc="measuring", unit="value", leave=False, disable=hidden) as bar:
             for metric, number, value in (one for work in plan for one in _work(work, images, metrics, device)):
                 if isinstance(value, str):
@@ -183,7 +180,7 @@ def _compute(
 
 
 def _plan(
-    images: Sequence[ImageFiles], metrics: Sequence[SuiteMetric], cache: Path, batch_size: int, hidden: bool | None
+    images: Sequence[ImageFiles], metrics: Sequence[Metric], cache: Path, batch_size: int, hidden: bool | None
 ) -> tuple[list[Hashes], dict[_Cell, float], list[_Work]]:
     """The files' hashes, the values that are known, and what is to be done, in batches."""
     hashes = []
@@ -192,7 +189,7 @@ def _plan(
     known: dict[_Cell, float] = {}
     lacking: dict[int, list[str]] = {}
     for metric in metrics:
-        kept = _open(cache, metric)
+        kept = ScoreCache.open(cache, metric)
         for number, key in enumerate(hashes):
             value = kept.get(_key(metric, key), key.pred)
             if value is None:
@@ -215,8 +212,8 @@ def _plan(
 
 
 def _work(
-    work: _Work, images: Sequence[ImageFiles], metrics: Sequence[SuiteMetric], device: torch.device
-) -> Iterator[tuple[SuiteMetric, int, float | str]]:
+    work: _Work, images: Sequence[ImageFiles], metrics: Sequence[Metric], device: torch.device
+) -> Iterator[tuple[Metric, int, float | str]]:
     """One batch: metric, image, and the value or the reason why there is none, for what is lacking."""
     files = [images[number] for number in work.images]
     arrays = [read_image(image.pred) for image in files]
@@ -230,7 +227,7 @@ def _work(
                 yield metric, work.images[row], value
 
 
-def _values(metric: SuiteMetric, batch: Batch) -> list[float | str]:
+def _values(metric: Metric, batch: Batch) -> list[float | str]:
     """One value or reason per image."""
     if len(batch) > 1 and not metric.batched:
         return [value for row in range(len(batch)) for value in _values(metric, batch.select([row]))]
@@ -246,7 +243,7 @@ def _values(metric: SuiteMetric, batch: Batch) -> list[float | str]:
 
 def _collect(
     images: Sequence[ImageFiles],
-    metrics: Sequence[SuiteMetric],
+    metrics: Sequence[Metric],
     hashes: Sequence[Hashes],
     known: dict[_Cell, float],
     failures: dict[_Cell, str],
@@ -269,13 +266,9 @@ def _collect(
     return Measured(tuple(hashes), tuple(values), tuple(reasons), computed)
 
 
-def _key(metric: SuiteMetric, hashes: Hashes) -> str:
+def _key(metric: Metric, hashes: Hashes) -> str:
     """The reference's hash; empty for a metric that does not look at it."""
     return hashes.ref if metric.reference else ""
-
-
-def _open(folder: Path, metric: SuiteMetric) -> ScoreCache:
-    return ScoreCache.open(folder, cast(FRMetric, metric))  # of a metric it asks for its identity, nothing else
 
 
 def _from_main(function: Callable[[], T]) -> T:

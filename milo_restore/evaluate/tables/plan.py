@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from milo_restore.evaluate.suite import needs_reference
+from milo_restore.evaluate.metrics import needs_reference
 from milo_restore.evaluate.tables.definition import Group, Row, Scale, ScaleName, Table, mentions
 
 TRAINED = "metrics.json"  # what recipes write last

@@ -1,16 +1,19 @@
-"""PSNR and SSIM as restoration papers print them: BasicSR's, on 8-bit RGB, without a border.
+"""PSNR and SSIM as restoration papers print them: BasicSR's, on 8-bit RGB, without a border; and by other protocols.
 
 The data range is 255, always; a function that guesses it from the values is how 26 dB becomes 74.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from milo_restore.errors import DataError
+from milo_restore.evaluate.metrics.metric import OURS, Batch, Metric
+from milo_restore.evaluate.metrics.protocol import Protocol
 
 SMALLEST_SIDE = 11
 """Pixels: SSIM's window."""
@@ -54,6 +57,56 @@ def ssim(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
         height, width = image.shape[:2]
         raise DataError(f"SSIM needs sides of at least {SMALLEST_SIDE} pixels, got {height}x{width}")
     return float(_basicsr().calculate_ssim(image, reference, crop_border=0, input_order="HWC"))
+
+
+def load_pixel(name: str, protocol: Protocol) -> Metric:
+    """``psnr`` or ``ssim`` by a protocol, or ``mae``."""
+    if name == "mae":
+        return Metric(name, True, True, OURS, "mae", None, None, _mae)
+    function = {"psnr": psnr, "ssim": ssim}[name]
+
+    def measure(batch: Batch) -> list[float]:
+        return [
+            _by_protocol(function, protocol, image, reference)
+            for image, reference in zip(batch.images, batch.references)
+        ]
+
+    equal = {"psnr": "psnr", "ssim": "ssimc"}[name]
+    if protocol.colour == "y":
+        equal = f"{'psnry' if name == 'psnr' else 'ssim'}, color_space='ycbcr'"
+    if protocol.border:
+        equal += f", crop_border={protocol.border}"
+    equal = f"as pyiqa's {equal}"
+    settings = f"{protocol.colour}, border {protocol.border}"
+    return Metric(name, False, True, OURS, equal, None, None, measure, settings=settings)
+
+
+def _by_protocol(
+    function: Callable[[Any, Any], float],
+    protocol: Protocol,
+    image: NDArray[np.uint8],
+    reference: NDArray[np.uint8],
+) -> float:
+    border, colour = protocol.border, protocol.colour
+    height, width = image.shape[:2]
+    smallest = SMALLEST_SIDE if function is ssim else 1
+    if min(height, width) < 2 * border + smallest:
+        raise DataError(f"{width}x{height} leaves sides of less than {smallest} pixels within a border of {border}")
+    if colour == "rgb":
+        cut = slice(border, -border) if border else slice(None)
+        return function(image[cut, cut], reference[cut, cut])
+    from milo_restore import compat
+
+    compat.make_basicsr_importable()
+    from basicsr.metrics import psnr_ssim
+
+    name = "calculate_psnr" if function is psnr else "calculate_ssim"
+    pair = (array[..., ::-1] for array in (image, reference))  # basicsr's Y is of BGR
+    return float(getattr(psnr_ssim, name)(*pair, crop_border=border, input_order="HWC", test_y_channel=True))
+
+
+def _mae(batch: Batch) -> list[float]:
+    return [float(value) for value in (batch.image_tensor - batch.reference_tensor).abs().mean((1, 2, 3))]
 
 
 def _basicsr() -> Any:

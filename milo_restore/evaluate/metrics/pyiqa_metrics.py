@@ -2,7 +2,8 @@
 
 Importing pyiqa may fail, weights are downloaded when a metric is made, reports go to standard output, and its ``clip``
 imports ``packaging`` from ``pkg_resources``, which setuptools 82 removed: while a metric is made, a stand-in takes its
-place.
+place. A metric is called as pyiqa wants it: the distorted image first, tensors in [0, 1]. Metrics that draw crops at
+random get one fixed seed for every image, so that a value belongs to the image alone.
 """
 
 from __future__ import annotations
@@ -11,22 +12,27 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import random
 import socket
 import sys
 import types
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from milo_restore.errors import MiloRestoreError
+from milo_restore.errors import DataError
+from milo_restore.evaluate.metrics.metric import Batch, Metric, MetricUnavailable
 
 _PATIENCE = 15.0  # seconds for a server to answer
-
-
-class MetricUnavailable(MiloRestoreError):
-    """A metric is known, but its weights or its package cannot be had here."""
+_SEED = 123
+# These give each image of a batch what it gets alone: tried, but for lpips and dists, whose formulas say so. pyiqa's
+# others are called with one image at a time.
+_BATCHED = {
+    "psnr", "psnry", "ssim", "ssimc", "topiq_fr", "topiq_nr", "musiq", "lpips", "lpips-vgg", "dists",
+}  # fmt: skip
 
 
 def pyiqa_mode(name: str) -> str | None:
@@ -37,6 +43,34 @@ def pyiqa_mode(name: str) -> str | None:
     except ImportError:
         return None
     return DEFAULT_CONFIGS[name]["metric_mode"] if name in DEFAULT_CONFIGS else None
+
+
+def load_pyiqa(name: str, base: str, device: torch.device) -> Metric:
+    """One of pyiqa's metrics.
+
+    Args:
+        name: as asked for.
+        base: pyiqa's own name for it.
+        device: where it computes.
+
+    Raises:
+        MetricUnavailable: as `create_pyiqa`.
+    """
+    metric, version = create_pyiqa(base, device)
+    full = metric.metric_mode == "FR"
+
+    def measure(batch: Batch) -> list[float]:
+        with _one_seed(device), quiet():
+            # pyiqa: the distorted image first
+            found = metric(batch.image_tensor, batch.reference_tensor) if full else metric(batch.image_tensor)
+        return one_each(found, len(batch))
+
+    digest = tensors_sha256(metric.net.state_dict())
+    described = None if digest is None else f"pyiqa's default, tensors' sha256 {digest[:12]}"
+    source = f"pyiqa {version}"
+    return Metric(
+        name, bool(metric.lower_better), full, source, base, described, digest, measure, batched=base in _BATCHED
+    )
 
 
 def create_pyiqa(name: str, device: torch.device | str, **options: Any) -> tuple[Any, str]:
@@ -72,6 +106,14 @@ def create_pyiqa(name: str, device: torch.device | str, **options: Any) -> tuple
         raise MetricUnavailable(f"pyiqa {version} cannot load it ({reason})", where=name, mend=mend) from error
 
 
+def one_each(found: Any, count: int) -> list[float]:
+    """A metric's answer as one number per image; pyiqa's shapes differ: (), (N,), (N, 1)."""
+    values = found if isinstance(found, Tensor) else torch.as_tensor(found)
+    if values.numel() != count:
+        raise DataError(f"the metric gave {values.numel()} numbers for {count} images")
+    return [float(value) for value in values.detach().reshape(-1)]
+
+
 def tensors_sha256(state: dict[str, Tensor]) -> str | None:
     """A hash of names, types, shapes and values; None where there are no tensors."""
     if not state:
@@ -89,6 +131,21 @@ def quiet() -> Iterator[None]:
     """Standard output is sent to standard error: pyiqa reports downloads there, and it is for the table."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
+
+
+@contextlib.contextmanager
+def _one_seed(device: torch.device) -> Iterator[None]:
+    """The three generators at one seed, and afterwards where they were."""
+    numbers, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002  (pyiqa draws its crops from it)
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(_SEED)
+            random.seed(_SEED)
+            np.random.seed(_SEED)  # noqa: NPY002
+            yield
+    finally:
+        random.setstate(numbers)
+        np.random.set_state(legacy)  # noqa: NPY002
 
 
 @contextlib.contextmanager

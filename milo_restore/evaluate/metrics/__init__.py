@@ -1,0 +1,23 @@
+"""Metrics by name: this project's, pyiqa's, and two packages'. `names` says which there are, `load` makes them."""
+
+from milo_restore.evaluate.metrics.load import fetch_metrics, load_metric, weight_folders
+from milo_restore.evaluate.metrics.metric import Batch, Metric, MetricUnavailable
+from milo_restore.evaluate.metrics.names import FULL_REFERENCE, check_name, needs_reference
+from milo_restore.evaluate.metrics.pixel import psnr, ssim
+from milo_restore.evaluate.metrics.protocol import PROTOCOLS, Protocol
+
+__all__ = [
+    "FULL_REFERENCE",
+    "PROTOCOLS",
+    "Batch",
+    "Metric",
+    "MetricUnavailable",
+    "Protocol",
+    "check_name",
+    "fetch_metrics",
+    "load_metric",
+    "needs_reference",
+    "psnr",
+    "ssim",
+    "weight_folders",
+]
