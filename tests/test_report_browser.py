@@ -127,6 +127,11 @@ def test_maps_images_and_lists(opened):
     assert page.eval_on_selector_all("#group0 .panes img", sources) != pictures
     worst = page.locator("#group0 .lists ol").first.locator("button").first
     assert worst.inner_text().startswith("a name")  # it got the strongest noise
+    page.locator("#group0 .viewer select").first.select_option("2")
+    pane = page.locator("#group0 .panes img").nth(1)  # behind the input: the first run's
+    assert worst.locator("img").get_attribute("src") == pane.get_attribute("src")
+    assert pane.evaluate("node => node.closest('figure').innerText").count("milo:mini") == 1
+    page.locator("#group0 .viewer select").first.select_option("0")
     worst.click()
     assert page.locator("#group0 .viewer select").first.input_value() == "2"
     assert page.locator("#group1 button", has_text="MILO maps").count() == 0

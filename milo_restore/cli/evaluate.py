@@ -77,6 +77,7 @@ def main(arguments: argparse.Namespace) -> int:
     from milo_restore.evaluate.metrics import check_name, needs_reference
     from milo_restore.evaluate.results import make_results, results_table, to_csv, to_json
     from milo_restore.evaluate.run import load_metrics, measure
+    from milo_restore.evaluate.sharing import counted
 
     protocol = _protocol(arguments)
     for name in arguments.metrics:
@@ -101,7 +102,7 @@ def main(arguments: argparse.Namespace) -> int:
     write_text(arguments.out, to_json(results))
     if arguments.csv is not None:
         write_text(arguments.csv, to_csv(results))
-    print(f"{len(images)} images of {arguments.pred}")
+    print(f"{counted(len(images))} of {arguments.pred}")
     print(f"protocol: {protocol}")
     print(results_table(results))
     for line in _notes(results, measured.computed):

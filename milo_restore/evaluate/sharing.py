@@ -92,6 +92,11 @@ def finite(values: dict[str, Any]) -> dict[str, Any]:
     return {key: None if isinstance(value, float) and math.isinf(value) else value for key, value in values.items()}
 
 
+def counted(images: int) -> str:
+    """How many images, in words."""
+    return f"{images} image{'' if images == 1 else 's'}"
+
+
 def text_table(lines: Sequence[Sequence[str]]) -> str:
     """Lines of cells, the head first, in columns for the terminal."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]

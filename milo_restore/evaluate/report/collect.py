@@ -171,7 +171,7 @@ def _identity(run: Run) -> tuple[Any, ...]:
 
 def _title(run: Run) -> str:
     folder = run.results["ref"] or run.results["input"] or run.results["pred"]
-    return f"{Path(folder).name} ({len(run.names)} images)"
+    return "/".join(Path(folder).parts[-2:])
 
 
 def _labelled(runs: Sequence[Run]) -> list[Run]:

@@ -69,7 +69,7 @@ function chart(place, group, open) {
 }
 
 function bars(group, metric, order, open, hint, width) {
-  const values = group.values[metric], thick = 9, gap = 8;
+  const values = group.values[metric], thick = 13, gap = 12; // a bar is as tall as its number
   const known = values.flat().filter((value) => value !== null);
   const highest = Math.max(...known), lowest = Math.min(...known);
   const zero = lowest < 0 || lowest < 0.5 * highest ? Math.min(0, lowest) : lowest - (highest - lowest || highest || 1) * 0.15;
@@ -93,9 +93,9 @@ function bars(group, metric, order, open, hint, width) {
       const value = values[number][image];
       if (value === null) return;
       const y = top + number * thick;
-      svg.append(make("rect", { x: left, y, width: Math.max(1, across(value) - left), height: thick - 2, fill: colour(number) },
+      svg.append(make("rect", { x: left, y, width: Math.max(1, across(value) - left), height: thick - 3, fill: colour(number) },
         make("title", {}, `${name}, ${run}: ${written(value)}`)),
-      make("text", { x: across(value) + 4, y: y + thick - 2, "font-size": 9 }, written(value)));
+      make("text", { x: across(value) + 4, y: y + thick - 3 }, written(value)));
     });
   });
   svg.append(make("line", { class: "axis", x1: left, x2: left, y1: 0, y2: images.length * tall + gap }));
@@ -197,9 +197,10 @@ class Viewer {
   }
 
   caption(role) {
-    const metric = Object.keys(this.group.metrics)[0];
-    if (!/^\d+$/.test(role) || !metric) return "";
-    return `${metric} ${written(this.group.values[metric][role][this.group.pictures[this.image].image])}`;
+    if (!/^\d+$/.test(role)) return "";
+    const names = Object.keys(this.group.metrics), image = this.group.pictures[this.image].image;
+    const shown = new Set([names[0], this.group.map].filter((name) => names.includes(name)));
+    return [...shown].map((name) => `${name} ${written(this.group.values[name][role][image])}`).join(" · ");
   }
 
   split() {
@@ -278,8 +279,14 @@ function extremes(place, group, open) {
   if (!metrics.length || group.names.length < 2) return;
   const lists = make("div", { class: "lists" });
   let metric = metrics[0], run = 0;
+  const thumbnail = (image) => {
+    const picture = group.pictures.find((one) => one.image === image);
+    const source = picture && picture.shown[run];
+    return source ? [make("img", { src: source, alt: "", width: picture.size[0], height: picture.size[1] })] : [];
+  };
   const list = (title, images) => make("div", {}, make("h3", {}, title), make("ol", {}, ...images.map((image) => make("li", {},
-    make("button", { type: "button", onclick: () => open(image) }, group.names[image]), ` ${written(group.values[metric][run][image])}`))));
+    make("button", { type: "button", onclick: () => open(image) }, ...thumbnail(image), make("span", {}, group.names[image])),
+    ` ${written(group.values[metric][run][image])}`))));
   const draw = () => {
     const values = group.values[metric][run], sign = group.metrics[metric] === "higher" ? -1 : 1;
     const known = group.names.map((name, number) => number).filter((number) => values[number] !== null)

@@ -13,7 +13,7 @@ import milo_restore
 from milo_restore.errors import ConfigError
 from milo_restore.evaluate.report.collect import Group, Run, extremes, group_runs, read_runs
 from milo_restore.evaluate.report.pictures import MAP_TOP, RUNGS, Pictures, make_pictures
-from milo_restore.evaluate.sharing import ARROWS
+from milo_restore.evaluate.sharing import ARROWS, counted
 from milo_restore.output import write_text
 
 _ALL = 50  # images that get pictures by default
@@ -120,7 +120,7 @@ def _section(number: int, group: Group, pictures: Sequence[Pictures]) -> str:
     shown = "".join(f'<p class="notice">{_text(notice.rstrip("."))}.</p>' for notice in notices if notice)
     title = _text(group.title)
     left_out = len(group.names) - len(pictures)
-    about = f"{len(group.names)} images" + (f"; pictures of {len(pictures)} of them" if left_out else "")
+    about = counted(len(group.names)) + (f"; pictures of {len(pictures)} of them" if left_out else "")
     return (
         f'<section id="group{number}" data-group="{number}" aria-labelledby="title{number}">'
         f'<h2 id="title{number}">{title} <small>{about}</small></h2>{shown}'

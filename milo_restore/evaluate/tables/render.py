@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from milo_restore.evaluate.sharing import ARROWS, text_table
+from milo_restore.evaluate.sharing import ARROWS, counted, text_table
 from milo_restore.evaluate.tables.definition import Column, Group, ScaleName, Table
 
 NONE = "-"
@@ -129,7 +129,7 @@ def _group_title(table: Table, group: Group, found: Found) -> str:
         for row in table.rows
         if not isinstance(results := found.get((row.method, group.name), _NOT_YET), str)
     }
-    return f"{group.name} ({' or '.join(map(str, sorted(counts)))} images)" if counts else group.name
+    return f"{group.name} ({' or '.join(map(counted, sorted(counts)))})" if counts else group.name
 
 
 def _lines(table: Table, group: Group, number: int, found: Found, cell: Callable[[Entry], str]) -> list[list[str]]:
