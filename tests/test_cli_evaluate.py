@@ -104,7 +104,7 @@ def test_failures_and_partial_means_are_said(command, folders, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[4].split()[-3:] == ["2", "of", "3"]
     assert lines[5].split() == ["niqe-basicsr", "lower", "-", "-", "0", "of", "3"]
-    assert "psnr: no value of 1 images, which its mean leaves out: 1.png (infinite: equal to its reference)" in lines
+    assert "psnr: no value of 1 image, which its mean leaves out: 1.png (infinite: equal to its reference)" in lines
     results = read_results(folders / "r.json")
     assert (results["means"]["niqe-basicsr"], results["intervals"]["niqe-basicsr"]) == (None, None)
     assert results["images"][0]["failures"]["niqe-basicsr"].startswith("NIQE needs two blocks of 96x96 pixels")

@@ -11,9 +11,9 @@ from PIL import Image
 
 from milo_restore import MILO
 from milo_restore.cli import main
-from milo_restore.data import held_out_photographs, read_image, to_tensor, training_photographs
+from milo_restore.data import held_out_photographs, read_image, to_tensor, training_photographs, write_png
 from milo_restore.data.kadid import DISTORTIONS, distort
-from milo_restore.evaluate.levels import draw_figure, draw_sheet, predictions
+from milo_restore.evaluate.levels import Prediction, draw_all, draw_figure, draw_sheet, predictions
 
 
 @pytest.fixture
@@ -79,6 +79,41 @@ def test_the_numbers_and_the_figure(images, tmp_path, capsys):
     assert printed[-3].split() == ["variance", "-", "0.001", "0.002", "0.003", "0.005", "0.01"]
     assert read_image(plot).shape[1] == 864
     assert sorted(path.name for path in tmp_path.iterdir()) == ["chelsea.png", "f.csv", "figure.png", "rocket.png"]
+
+
+def test_all_distortions_at_once(images, tmp_path, capsys):
+    table, plot = tmp_path / "f.csv", tmp_path / "figure.png"
+    small = [tmp_path / f"small{number}.png" for number in range(2)]
+    for path, image in zip(small, images):
+        write_png(path, read_image(image)[:48, :64])
+    assert (
+        run(*small, "--distortion", "all", "--plot", plot, "--csv", table, "--weights", "mini", "--device", "cpu") == 0
+    )
+    rows = list(csv.DictReader(table.open()))
+    assert [(row["distortion"], row["image"], row["level"]) for row in rows] == [
+        (str(kind), path.name, str(level)) for kind in range(1, 26) for path in small for level in range(6)
+    ]
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2 + 2 + 50
+    assert printed[-1].split()[-6:] == [f"{float(row['mos']):.4f}" for row in rows[-6:]]
+    assert run(small[1], "--distortion", 25, "--csv", table, "--weights", "mini", "--device", "cpu") == 0
+    assert [row["mos"] for row in csv.DictReader(table.open())] == [row["mos"] for row in rows[-6:]]
+    assert read_image(plot).shape == (1010, 1200, 3)
+
+
+def test_all_charts_have_their_lines():
+    """Each falls to its own end on a scale that all share: the lower the line ends, the further down its last point."""
+    found = [(DISTORTIONS[place], [[Prediction("a", level, None, 4 - level * place / 10) for level in range(6)]])
+             for place in range(4)]  # fmt: skip
+    picture = draw_all(found).astype(int)
+    blue = np.abs(picture - (31, 119, 180)).max(2) < 10
+    blue[:45] = False  # the legend
+    ends = []
+    for part in np.array_split(np.arange(picture.shape[1]), 4):
+        rows, columns = np.nonzero(blue[:, part])
+        ends.append(rows[columns > columns.max() - 4].mean())
+    assert ends == sorted(ends)
+    assert min(np.diff(ends)) > 10
 
 
 def test_the_figure_shows_the_numbers(images):
@@ -155,6 +190,7 @@ def test_what_is_refused(images, tmp_path, capsys):
     assert "no such folder" in fails(capsys, image, "--sheet", tmp_path / "no" / "o.png")
     assert "--latent: distorts images" in fails(capsys, image, "--distortion", 1, "--latent")
     assert "scores nothing" in fails(capsys, "--distortion", 1, "--level", 2, "--out", out, "--csv", tmp_path / "c")
+    assert "of one distortion" in fails(capsys, image, "--distortion", "all", "--level", 2, "--out", out)
     assert "no such image" in fails(capsys, tmp_path / "none.png", "--sheet", out)
     Image.fromarray(np.zeros((15, 40, 3), np.uint8)).save(tmp_path / "small.png")
     assert "small.png: images must be at least" in fails(

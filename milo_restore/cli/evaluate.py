@@ -135,6 +135,8 @@ def _protocol(arguments: argparse.Namespace) -> Protocol:
 
 def _notes(results: Mapping[str, Any], computed: Mapping[str, int]) -> list[str]:
     """What a reader of the table must know: sources, weights, surrogates, failures."""
+    from milo_restore.evaluate.sharing import counted
+
     lines = []
     for name, about in results["metrics"].items():
         fresh = computed[name]
@@ -147,7 +149,7 @@ def _notes(results: Mapping[str, Any], computed: Mapping[str, int]) -> list[str]
         if failed:
             first = next(image["failures"][name] for image in results["images"] if name in image["failures"])
             lines.append(
-                f"{name}: no value of {len(failed)} images, which its mean leaves out: {_list(failed)} ({first})"
+                f"{name}: no value of {counted(len(failed))}, which its mean leaves out: {_list(failed)} ({first})"
             )
     lines += [f"{name}: {about['mend']}" for name, about in results["unavailable"].items() if about["mend"]]
     return lines

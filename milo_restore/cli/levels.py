@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 
     Picture = NDArray[np.uint8]
 
+_ALL = "all"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``levels``."""
     parser.description = (
         "KADID-10k's 25 distortions at five levels. Without arguments: list them. With --sheet: draw them all. With "
-        "--distortion: MILO's predicted mean opinion score against the level, as a table and with --plot as a figure; "
-        "or with --level and --out: write one distorted image."
+        "--distortion: MILO's predicted mean opinion score against the level, of one distortion or of all, as a table "
+        "and with --plot as a figure; or with --level and --out: write one distorted image."
     )
     parser.add_argument(
         "images",
@@ -38,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="any number for --plot, one for --sheet and --out (default: photographs that come with scikit-image)",
     )
     parser.add_argument("--sheet", metavar="SHEET.png", type=Path, help="draw all 25 distortions x 5 levels")
-    parser.add_argument("--distortion", metavar="NUMBER|NAME", help="the distortion for --plot, --csv and --out")
+    parser.add_argument("--distortion", metavar="NUMBER|NAME|all", help="for --plot and --csv; for --out, one of them")
     parser.add_argument("--plot", metavar="PLOT.png", type=Path, help="draw predicted MOS against level")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write predicted MOS, one line per image and level")
     parser.add_argument("--level", metavar="1..5", type=int, help="the level for --out")
@@ -58,11 +60,12 @@ def main(arguments: argparse.Namespace) -> int:
         if arguments.sheet is None:
             print(distortion_table())
         return 0
-    kind = find_distortion(arguments.distortion)
     if arguments.out is not None:
-        _write_one(arguments, kind)
+        _write_one(arguments, find_distortion(arguments.distortion))
+    elif arguments.distortion == _ALL:
+        _predict_all(arguments)
     else:
-        _predict(arguments, kind)
+        _predict(arguments, find_distortion(arguments.distortion))
     return 0
 
 
@@ -75,6 +78,8 @@ def _check(arguments: argparse.Namespace) -> None:
     for option in ("plot", "csv", "out"):
         if getattr(arguments, option) is not None and arguments.distortion is None:
             raise ConfigError("needs a distortion", where=f"--{option}", mend="Add for example --distortion 11")
+    if arguments.out is not None and arguments.distortion == _ALL:
+        raise ConfigError("writes one image, of one distortion", where="--out", mend="Give --distortion NUMBER")
     if arguments.out is not None and (arguments.plot is not None or arguments.csv is not None):
         raise ConfigError("writes one image and scores nothing", where="--out", mend="Leave out --plot and --csv")
     if arguments.images and arguments.sheet is None and arguments.distortion is None:
@@ -143,10 +148,7 @@ def _predict(arguments: argparse.Namespace, kind: Distortion) -> None:
     from milo_restore.evaluate.levels import draw_figure, predictions
 
     images = _images(arguments.images, 3)
-    steps = [
-        [image, *(_distort(name, image, kind, level, arguments.seed) for level in range(1, 6))]
-        for name, image in images
-    ]
+    steps = [_steps(name, image, kind, arguments.seed) for name, image in images]
     metric, device = load_metric(arguments.weights, latent=False, device=arguments.device)
     lines = [predictions(metric, device, name, step, kind) for (name, _), step in zip(images, steps)]
     print(f"metric: {type(metric).__name__}, weights: {metric.weights}")
@@ -155,7 +157,41 @@ def _predict(arguments: argparse.Namespace, kind: Distortion) -> None:
     if arguments.plot is not None:
         write_png(arguments.plot, draw_figure(lines, steps, kind))
     if arguments.csv is not None:
-        write_text(arguments.csv, _csv(lines, kind))
+        write_text(arguments.csv, _csv([(kind, lines)]))
+
+
+def _predict_all(arguments: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from milo_restore.data import write_png
+    from milo_restore.data.kadid import DISTORTIONS
+    from milo_restore.evaluate.levels import draw_all, predictions
+    from milo_restore.evaluate.sharing import text_table
+
+    images = _images(arguments.images, 3)
+    metric, device = load_metric(arguments.weights, latent=False, device=arguments.device)
+    found = [
+        (kind, [predictions(metric, device, name, _steps(name, image, kind, arguments.seed), kind)
+                for name, image in images])
+        for kind in tqdm(DISTORTIONS, desc="distorting", unit="distortion", leave=False, disable=None)
+    ]  # fmt: skip
+    print(f"metric: {type(metric).__name__}, weights: {metric.weights}")
+    print("predicted MOS; level 0 is the image itself")
+    rows = [
+        (f"{kind.number:02d} {kind.name}", line[0].image, *(f"{row.mos:.4f}" for row in line))
+        for kind, lines in found
+        for line in lines
+    ]
+    print(text_table([("distortion", "image", *map(str, range(6))), *rows]))
+    if arguments.plot is not None:
+        write_png(arguments.plot, draw_all(found))
+    if arguments.csv is not None:
+        write_text(arguments.csv, _csv(found))
+
+
+def _steps(name: str, image: Picture, kind: Distortion, seed: int) -> list[Picture]:
+    """The image and its five levels."""
+    return [image, *(_distort(name, image, kind, level, seed) for level in range(1, 6))]
 
 
 def _table(lines: Sequence[Sequence[Prediction]], kind: Distortion) -> str:
@@ -165,12 +201,16 @@ def _table(lines: Sequence[Sequence[Prediction]], kind: Distortion) -> str:
     return "\n".join("  ".join([f"{row[0]:<{width}}", *(f"{cell:>7}" for cell in row[1:])]) for row in rows)
 
 
-def _csv(lines: Sequence[Sequence[Prediction]], kind: Distortion) -> str:
+def _csv(found: Sequence[tuple[Distortion, Sequence[Sequence[Prediction]]]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "distortion", "name", "level", kind.parameter, "mos"])
+    parameter = found[0][0].parameter if len(found) == 1 else "value"
+    writer.writerow(["image", "distortion", "name", "level", parameter, "mos"])
     writer.writerows(
-        [row.image, kind.number, kind.name, row.level, row.value, row.mos] for line in lines for row in line
+        [row.image, kind.number, kind.name, row.level, row.value, row.mos]
+        for kind, lines in found
+        for line in lines
+        for row in line
     )
     return text.getvalue()
 

@@ -19,6 +19,7 @@ Picture = NDArray[np.uint8]
 _SCENE = (240, 160)  # what the sheet distorts, and the centre of it that a cell shows: width, height
 _CELL = (98, 68)
 _GAP = 4
+_CHARTS_ACROSS = 5
 _LABEL_WIDTH = 224
 _LINE = 15  # height of a line of text
 
@@ -80,6 +81,38 @@ def draw_figure(lines: Sequence[Sequence[Prediction]], steps: Sequence[Sequence[
             axes.imshow(_centre(image, (132, 132)), extent=place, aspect="auto")  # equal would leave the levels above
         axes.set(xlim=(-0.5, 5.5), ylim=(-0.5, 0.5))
         axes.axis("off")
+    canvas.draw()
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def draw_all(found: Sequence[tuple[Distortion, Sequence[Sequence[Prediction]]]]) -> Picture:
+    """Predicted MOS against level of several distortions, a small chart each, on one scale; one line per image.
+
+    Args:
+        found: distortions with the `predictions` of each image.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    across = min(len(found), _CHARTS_ACROSS)
+    down = -(-len(found) // across)
+    figure = Figure(figsize=(2.4 * across, 1.9 * down + 0.6), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    charts = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+    for chart, (kind, lines) in zip(charts, found):
+        for line in lines:
+            chart.plot([row.level for row in line], [row.mos for row in line], marker="o", ms=3, label=line[0].image)
+        chart.set_title(f"{kind.number:02d} {kind.name}", fontsize=8)
+        chart.set_xticks(range(LEVELS + 1))
+        chart.grid(alpha=0.3)
+    for chart in charts[len(found) :]:
+        chart.axis("off")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
+    figure.supxlabel("level; 0 is the image itself", fontsize=9)
+    figure.supylabel("predicted MOS (MILO)", fontsize=9)
     canvas.draw()
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
