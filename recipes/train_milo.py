@@ -26,7 +26,7 @@ from milo_restore.config import dump_config
 from milo_restore.data import load_collection
 from milo_restore.data.distorted import ALL_DISTORTIONS, DistortedPairs, find_references
 from milo_restore.data.latents import encode_pairs
-from milo_restore.evaluate.agreement import (
+from milo_restore.evaluate.opinions.agreement import (
     HeldOut,
     agreement,
     as_they_are,
@@ -34,8 +34,8 @@ from milo_restore.evaluate.agreement import (
     held_out_pairs,
     mask_correlation,
 )
-from milo_restore.evaluate.opinion import opinion_pairs
-from milo_restore.evaluate.pseudo_mos import PseudoMOS, fit_maps
+from milo_restore.evaluate.opinions.datasets import opinion_pairs
+from milo_restore.evaluate.opinions.pseudo_mos import PseudoMOS, fit_maps
 from milo_restore.loss.mos import MOSTraining, Predictions
 from milo_restore.models.vae import load_encoder
 from milo_restore.output import write_text

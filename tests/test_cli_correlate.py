@@ -21,8 +21,9 @@ from milo_restore.cli import correlate as command_module
 from milo_restore.cli import main
 from milo_restore.data import read_image, to_tensor
 from milo_restore.errors import ConfigError
-from milo_restore.evaluate import correlate, metrics, opinion
+from milo_restore.evaluate import metrics
 from milo_restore.evaluate.metrics import Batch, MetricUnavailable, load_metric, names
+from milo_restore.evaluate.opinions import datasets, layouts, scores
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def tid(tmp_path, monkeypatch):
             Image.fromarray(noisy.astype(np.uint8)).save(root / "distorted_images" / f"i{number:02d}_{kind:02d}_1.bmp")
             lines.append(f"{8 - amount / 8 + rng.random() / 4:.4f} i{number:02d}_{kind:02d}_1.bmp")
     (root / "mos_with_names.txt").write_text("\n".join(lines) + "\n")
-    monkeypatch.setitem(opinion._LAYOUTS, "tid2013", dataclasses.replace(opinion._LAYOUTS["tid2013"], rows=12))
+    monkeypatch.setitem(layouts.LAYOUTS, "tid2013", dataclasses.replace(layouts.LAYOUTS["tid2013"], rows=12))
     return root
 
 
@@ -59,13 +60,13 @@ def command(tid, tmp_path):
 @pytest.fixture
 def computed(monkeypatch):
     """The names of the images that were really scored."""
-    names, score = [], correlate._score
+    names, score = [], scores._score
 
     def count(metric, pair, *images):
         names.append(pair.distorted.name)
         return score(metric, pair, *images)
 
-    monkeypatch.setattr(correlate, "_score", count)
+    monkeypatch.setattr(scores, "_score", count)
     return names
 
 
@@ -91,7 +92,7 @@ def test_the_table_and_the_files(command, tid, tmp_path, capsys):
     assert "01 Gaussian noise" in lines
     assert "mae: 6 references" not in "\n".join(lines)  # six are enough for an interval
 
-    pairs = opinion.opinion_pairs("tid2013", tid)
+    pairs = datasets.opinion_pairs("tid2013", tid)
     opinions = [pair.score for pair in pairs]
     images = [[to_tensor(read_image(path))[None] for path in (p.distorted, p.reference)] for p in pairs]
     milo = MILO.from_pretrained("mini")
@@ -143,16 +144,16 @@ def test_a_second_run_computes_nothing(command, computed, tid, tmp_path, capsys)
 
 
 def test_an_interrupted_run_goes_on(command, computed, tmp_path, capsys, monkeypatch):
-    add = correlate.ScoreCache.add
+    add = scores.ScoreCache.add
 
     def interrupt(self, *arguments):
         if len(computed) == 5:
             raise KeyboardInterrupt
         add(self, *arguments)
 
-    monkeypatch.setattr(correlate.ScoreCache, "add", interrupt)
+    monkeypatch.setattr(scores.ScoreCache, "add", interrupt)
     assert command() == 130
-    monkeypatch.setattr(correlate.ScoreCache, "add", add)
+    monkeypatch.setattr(scores.ScoreCache, "add", add)
     assert command() == 0
     assert "8 scores computed, 4 from the cache" in capsys.readouterr().out
     assert len(computed) == 5 + 8
@@ -175,13 +176,13 @@ def test_a_damaged_cache_line_is_reported(command, computed, tmp_path, capsys):
 
 
 def test_nan_scores_are_named(command, tmp_path, capsys, monkeypatch):
-    score = correlate._score
+    score = scores._score
 
     def broken(metric, pair, *images):
         bad = {"i02_01_1.bmp": float("nan"), "i05_08_1.bmp": float("inf")}
         return bad.get(pair.distorted.name, score(metric, pair, *images))
 
-    monkeypatch.setattr(correlate, "_score", broken)
+    monkeypatch.setattr(scores, "_score", broken)
     for _ in range(2):  # the second time from the cache
         assert command("--json", tmp_path / "t.json") == 0
         printed = capsys.readouterr().out
@@ -231,8 +232,8 @@ def test_refusals_come_before_any_work(command, computed, tid, tmp_path, capsys)
 
 def test_the_options_are_the_readers():
     """The command's own lists spare --help the import of numpy."""
-    assert command_module._DATASETS == opinion.DATASETS
-    assert command_module._SPLITS == opinion.SPLITS
+    assert command_module._DATASETS == datasets.DATASETS
+    assert command_module._SPLITS == datasets.SPLITS
 
 
 # --- pyiqa

@@ -9,9 +9,9 @@ import pytest
 from scipy.stats import kendalltau, pearsonr, spearmanr
 
 from milo_restore.errors import DataError
-from milo_restore.evaluate import correlation
-from milo_restore.evaluate.correlation import correlate_scores
-from milo_restore.evaluate.logistic import fit_logistic
+from milo_restore.evaluate.opinions import coefficients
+from milo_restore.evaluate.opinions.coefficients import correlate_scores
+from milo_restore.evaluate.opinions.logistic import fit_logistic
 
 
 def logistic(x, beta):
@@ -154,9 +154,9 @@ def test_the_bootstrap_is_scipy_on_repeated_pairs(rng):
     y = np.round(x + rng.random(70), 1)
     times = rng.multinomial(9, [1 / 9] * 9, size=40)
     for draws, function in (
-        (correlation._spearman_draws, spearmanr),
-        (correlation._kendall_draws, kendalltau),
-        (correlation._pearson_draws, pearsonr),
+        (coefficients._spearman_draws, spearmanr),
+        (coefficients._kendall_draws, kendalltau),
+        (coefficients._pearson_draws, pearsonr),
     ):
         expected = [function(np.repeat(x, row[groups]), np.repeat(y, row[groups]))[0] for row in times]
         np.testing.assert_allclose(draws(x, y, groups, times), expected, atol=1e-12)
@@ -186,8 +186,8 @@ def test_intervals_cover_the_truth():
         rng = np.random.default_rng(seed)
         x = rng.normal(size=60)
         y = truth * x + np.sqrt(1 - truth**2) * rng.normal(size=60)
-        draws = correlation._spearman_draws(x, y, np.arange(60), rng.multinomial(60, [1 / 60] * 60, size=300))
-        low, high = correlation._interval(draws)
+        draws = coefficients._spearman_draws(x, y, np.arange(60), rng.multinomial(60, [1 / 60] * 60, size=300))
+        low, high = coefficients._interval(draws)
         covered += low <= rho <= high
     assert 86 <= covered <= 100
 

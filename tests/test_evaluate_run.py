@@ -23,7 +23,6 @@ from milo_restore import MILO
 from milo_restore.data import evaluation_noise, find_dataset, held_out_photographs, read_image, to_tensor, write_png
 from milo_restore.errors import ConfigError, DataError
 from milo_restore.evaluate import run
-from milo_restore.evaluate.correlation import correlate_scores
 from milo_restore.evaluate.folders import find_images, image_size
 from milo_restore.evaluate.metrics import (
     Batch,
@@ -35,6 +34,7 @@ from milo_restore.evaluate.metrics import (
     needs_reference,
     pyiqa_metrics,
 )
+from milo_restore.evaluate.opinions.coefficients import correlate_scores
 from milo_restore.evaluate.results import bootstrap_interval, make_results, to_csv, to_json
 from milo_restore.evaluate.run import load_metrics, measure
 

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from milo_restore.errors import ConfigError, DataError
-from milo_restore.evaluate import opinion
-from milo_restore.evaluate.opinion import kadid_references, opinion_pairs, present_pairs
+from milo_restore.evaluate.opinions import layouts, tables
+from milo_restore.evaluate.opinions.datasets import kadid_references, opinion_pairs, present_pairs
 
 IMAGES = {
     "csiq": (["src_imgs/1600.png", "src_imgs/woman.png"],
@@ -56,8 +56,8 @@ def tree(tmp_path, monkeypatch):
         (tmp_path / name).write_text(text)
         if dataset == "pipal":
             (tmp_path / "Train_Label" / "A0248.txt").write_text("A0248_03_11.bmp,1500\n")
-        layout = dataclasses.replace(opinion._LAYOUTS[dataset], rows=rows)
-        monkeypatch.setitem(opinion._LAYOUTS, dataset, layout)
+        layout = dataclasses.replace(layouts.LAYOUTS[dataset], rows=rows)
+        monkeypatch.setitem(layouts.LAYOUTS, dataset, layout)
         return tmp_path, tmp_path / name
 
     return make
@@ -189,7 +189,7 @@ def test_the_kadid_split(tree):
 )
 def test_the_published_tables(shared, dataset, table, count, kinds, first):
     path = shared / "data" / "iqa" / table
-    rows = opinion._read_rows(opinion._LAYOUTS[dataset], shared, path, complete=True)
+    rows = tables.read_rows(layouts.LAYOUTS[dataset], shared, path, complete=True)
     assert len(rows) == count
     assert len({row.kind for row in rows}) == kinds
     assert (rows[0].reference, rows[0].distorted, rows[0].score) == first

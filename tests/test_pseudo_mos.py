@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 
 from milo_restore import MILO
 from milo_restore.errors import ConfigError, DataError, WeightsError
-from milo_restore.evaluate import pseudo_mos
-from milo_restore.evaluate.logistic import LogisticFit, fit_logistic
-from milo_restore.evaluate.opinion import OpinionPair
-from milo_restore.evaluate.pseudo_mos import Member, MosMap, PseudoMOS, fit_maps, load_member
+from milo_restore.evaluate.opinions import pseudo_mos
+from milo_restore.evaluate.opinions.datasets import OpinionPair
+from milo_restore.evaluate.opinions.logistic import LogisticFit, fit_logistic
+from milo_restore.evaluate.opinions.pseudo_mos import Member, MosMap, PseudoMOS, fit_maps, load_member
 from milo_restore.metric.masked import EMSE, EPSNR
 from milo_restore.metric.weights import WeightsInfo
 
@@ -227,7 +227,8 @@ def test_fits_that_say_nothing_are_refused(pairs, tmp_path, monkeypatch):
         fit_maps("mini", pairs[:3], target)
     assert not fit_logistic([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]).converged
     monkeypatch.setattr(
-        "milo_restore.evaluate.logistic.fit_logistic", lambda x, y: LogisticFit((1, 5, 0, 1), False, "for a test")
+        "milo_restore.evaluate.opinions.logistic.fit_logistic",
+        lambda x, y: LogisticFit((1, 5, 0, 1), False, "for a test"),
     )
     with pytest.raises(DataError, match="did not converge .for a test."):
         fit_maps("mini", pairs, target)

@@ -23,9 +23,9 @@ from milo_restore.data import held_out_photographs, list_images, read_image, to_
 from milo_restore.data.distorted import DistortedPairs, centre_square
 from milo_restore.data.kadid import distort
 from milo_restore.errors import ConfigError, WeightsError
-from milo_restore.evaluate import agreement as agreement_room
-from milo_restore.evaluate.agreement import agreement, as_they_are, held_out_pairs
-from milo_restore.evaluate.opinion import OpinionPair
+from milo_restore.evaluate.opinions import agreement as agreement_room
+from milo_restore.evaluate.opinions.agreement import agreement, as_they_are, held_out_pairs
+from milo_restore.evaluate.opinions.datasets import OpinionPair
 from milo_restore.loss.mos import MOSTraining, initialise, visibility_divergence
 from milo_restore.train import Stage, TrainSettings, fit, learning_rate
 from milo_restore.train.checkpoint import clean, verify

@@ -18,9 +18,9 @@ from milo_restore.errors import ConfigError
 from milo_restore.output import check_target, write_text
 
 if TYPE_CHECKING:
-    from milo_restore.evaluate.correlate import MetricResult
-    from milo_restore.evaluate.correlation import Coefficient, Correlation
-    from milo_restore.evaluate.opinion import OpinionPair
+    from milo_restore.evaluate.opinions.coefficients import Coefficient, Correlation
+    from milo_restore.evaluate.opinions.datasets import OpinionPair
+    from milo_restore.evaluate.opinions.scores import MetricResult
 
 _DATASETS = ("csiq", "tid2013", "kadid10k", "pipal")
 _SPLITS = ("kadid-train", "kadid-test")
@@ -98,7 +98,6 @@ def main(arguments: argparse.Namespace) -> int:
 def _measure(arguments: argparse.Namespace) -> Run:
     from milo_restore.assets import cache_folder
     from milo_restore.cli.metric import choose_device
-    from milo_restore.evaluate.correlate import correlate_metric, hash_pairs
     from milo_restore.evaluate.metrics import (
         FULL_REFERENCE,
         Metric,
@@ -107,7 +106,8 @@ def _measure(arguments: argparse.Namespace) -> Run:
         load_metric,
         needs_reference,
     )
-    from milo_restore.evaluate.opinion import opinion_pairs, present_pairs
+    from milo_restore.evaluate.opinions.datasets import opinion_pairs, present_pairs
+    from milo_restore.evaluate.opinions.scores import correlate_metric, hash_pairs
     from milo_restore.evaluate.score_cache import ScoreCache
 
     everything = arguments.metrics == ["all"]
@@ -219,7 +219,7 @@ def _csv(run: Run) -> str:
 
 
 def _json(arguments: argparse.Namespace, run: Run) -> str:
-    from milo_restore.evaluate.correlation import RESAMPLES
+    from milo_restore.evaluate.opinions.coefficients import RESAMPLES
 
     metrics = []
     for result in run.results:

@@ -43,7 +43,7 @@ def load_surrogate(device: torch.device) -> Metric:
     Raises:
         MetricUnavailable: one's weights cannot be had.
     """
-    from milo_restore.evaluate.pseudo_mos import PseudoMOS
+    from milo_restore.evaluate.opinions.pseudo_mos import PseudoMOS
     from milo_restore.metric import ENHANCED
 
     try:

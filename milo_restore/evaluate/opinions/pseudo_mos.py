@@ -30,7 +30,7 @@ from milo_restore.metric.masked import ABSENT
 from milo_restore.output import write_text
 
 if TYPE_CHECKING:
-    from milo_restore.evaluate.opinion import OpinionPair
+    from milo_restore.evaluate.opinions.datasets import OpinionPair
 
 FORMAT = "milo-restore MOS maps, version 1"
 OWN_SCALER = "own-scaler"
@@ -239,7 +239,7 @@ def fit_maps(
 def _fit(
     member: Member, raw: Sequence[float], opinions: Sequence[float], where: str
 ) -> tuple[float, float, float, float]:
-    from milo_restore.evaluate.logistic import fit_logistic
+    from milo_restore.evaluate.opinions.logistic import fit_logistic
 
     fit = fit_logistic(raw, opinions)
     if not fit.converged:

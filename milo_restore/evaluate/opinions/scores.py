@@ -18,9 +18,9 @@ from tqdm import tqdm
 from milo_restore.assets.files import sha256_of
 from milo_restore.data.images import read_image
 from milo_restore.errors import DataError, MiloRestoreError
-from milo_restore.evaluate.correlation import Correlation, correlate_scores
 from milo_restore.evaluate.metrics import Batch, Metric
-from milo_restore.evaluate.opinion import OpinionPair
+from milo_restore.evaluate.opinions.coefficients import Correlation, correlate_scores
+from milo_restore.evaluate.opinions.datasets import OpinionPair
 from milo_restore.evaluate.score_cache import ScoreCache
 
 

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from milo_restore.data import keyed_rng, read_image, to_tensor
 from milo_restore.data.distorted import DistortedPairs
-from milo_restore.evaluate.logistic import fit_logistic
-from milo_restore.evaluate.opinion import opinion_pairs
+from milo_restore.evaluate.opinions.datasets import opinion_pairs
+from milo_restore.evaluate.opinions.logistic import fit_logistic
 from milo_restore.metric import MaskedError
 
 Encode = Callable[[Tensor], Tensor]

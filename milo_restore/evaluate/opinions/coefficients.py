@@ -1,7 +1,7 @@
 """How well a metric's scores follow people's: SRCC, PLCC after the logistic, KRCC, each with a bootstrap interval.
 
 Signs are kept: an error measure follows a mean opinion score with an SRCC of -1. PLCC is taken after the logistic of
-`milo_restore.evaluate.logistic`, which takes the sign away; ``pearson`` is the same without the logistic.
+`milo_restore.evaluate.opinions.logistic`, which takes the sign away; ``pearson`` is the same without the logistic.
 
 Intervals are 95% percentile intervals of a bootstrap over reference images, not over pairs: the distorted versions of
 one photograph are not independent of each other, and resampling pairs would promise intervals that are too narrow. The
@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from milo_restore.data.keys import keyed_rng
 from milo_restore.errors import DataError
-from milo_restore.evaluate.logistic import LogisticFit, fit_logistic
+from milo_restore.evaluate.opinions.logistic import LogisticFit, fit_logistic
 
 RESAMPLES = 1000
 FEWEST_REFERENCES = 5

@@ -1,0 +1,1 @@
+"""Metrics against people: data sets of opinions, scores, correlations, and metrics that stand in for people."""
