@@ -33,7 +33,7 @@ TABLES = {
 KINDS = {
     "csiq": ["awgn", "blur", "contrast"],
     "tid2013": ["01 Gaussian noise", "08 Gaussian blur", "24 sparse sampling"],
-    "kadid10k": ["01 Gaussian blur", "25 contrast", "10 JPEG"],
+    "kadid10k": ["01 gaussian blur", "25 contrast change", "10 jpeg"],
     "pipal": ["00", "06", "03"],
 }
 SCORES = {

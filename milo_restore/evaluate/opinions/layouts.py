@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from milo_restore.data.kadid import DISTORTIONS
+
 _TID_KINDS = (
     "Gaussian noise", "noise in colour", "correlated noise", "masked noise", "high frequency noise", "impulse noise",
     "quantisation noise", "Gaussian blur", "denoising", "JPEG", "JPEG 2000", "JPEG transmission errors",
     "JPEG 2000 transmission errors", "non-eccentricity pattern", "block-wise distortion", "mean shift", "contrast",
     "saturation", "multiplicative noise", "comfort noise", "lossy compression of noise", "colour quantisation",
     "chromatic aberration", "sparse sampling",
-)  # fmt: skip
-_KADID_KINDS = (
-    "Gaussian blur", "lens blur", "motion blur", "colour diffusion", "colour shift", "colour quantisation",
-    "saturation HSV", "saturation Lab", "JPEG 2000", "JPEG", "white noise", "white noise YCbCr", "impulse noise",
-    "multiplicative noise", "denoising", "brighten", "darken", "mean shift", "jitter", "non-eccentricity patch",
-    "pixelate", "quantisation", "colour block", "sharpen", "contrast",
 )  # fmt: skip
 
 
@@ -57,7 +53,8 @@ LAYOUTS = {
         r"(i\d\d)_(\d\d)_\d\.bmp", ".bmp", _TID_KINDS,
     ),
     "kadid10k": Layout(
-        "KADID-10k", "images", "images", ("dmos.csv",), 10125, (1, 5), r"(i\d\d)_(\d\d)_\d\d\.png", ".png", _KADID_KINDS
+        "KADID-10k", "images", "images", ("dmos.csv",), 10125, (1, 5), r"(i\d\d)_(\d\d)_\d\d\.png", ".png",
+        tuple(kind.name for kind in DISTORTIONS),
     ),
     "pipal": Layout(
         "PIPAL", "Train_Ref", "Train_Dist", ("Train_Label/*.txt",), 23200, (0, 3000),
