@@ -42,7 +42,7 @@ class OpinionPair:
         distorted: the distorted one.
         score: in the data set's own units: DMOS in [0, 1] (CSIQ), MOS in [0, 9] (TID2013), [1, 5] (KADID-10k), Elo
             around 1400 (PIPAL).
-        kind: the distortion, such as ``01 Gaussian blur``.
+        kind: the distortion, such as ``01 gaussian blur``.
         higher_better: False for CSIQ's DMOS only.
     """
 
