@@ -112,7 +112,7 @@ def test_psnr_and_ssim_are_pyiqas():
         reference = pyiqa.create_metric(theirs, device="cpu", **options)
         expected = [float(reference(*pair)) for pair in tensors]
         assert [metric.measure(batch)[0] for batch in batches] == pytest.approx(expected, abs=tolerance)
-        assert metric.formal.startswith(theirs)
+        assert metric.formal.startswith(f"as pyiqa's {theirs}")
 
 
 @pytest.mark.golden
