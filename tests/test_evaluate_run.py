@@ -30,13 +30,14 @@ from milo_restore.evaluate.metrics import (
     Protocol,
     check_name,
     load_metric,
+    load_metrics,
     names,
     needs_reference,
     pyiqa_metrics,
 )
 from milo_restore.evaluate.opinions.coefficients import correlate_scores
 from milo_restore.evaluate.results import bootstrap_interval, make_results, to_csv, to_json
-from milo_restore.evaluate.run import load_metrics, measure
+from milo_restore.evaluate.run import measure
 
 TESTS = Path(__file__).parent
 CPU = torch.device("cpu")

@@ -98,14 +98,7 @@ def main(arguments: argparse.Namespace) -> int:
 def _measure(arguments: argparse.Namespace) -> Run:
     from milo_restore.assets import cache_folder
     from milo_restore.cli.metric import choose_device
-    from milo_restore.evaluate.metrics import (
-        FULL_REFERENCE,
-        Metric,
-        MetricUnavailable,
-        check_name,
-        load_metric,
-        needs_reference,
-    )
+    from milo_restore.evaluate.metrics import FULL_REFERENCE, Protocol, check_name, load_metrics, needs_reference
     from milo_restore.evaluate.opinions.datasets import opinion_pairs, present_pairs
     from milo_restore.evaluate.opinions.scores import correlate_metric, hash_pairs
     from milo_restore.evaluate.score_cache import ScoreCache
@@ -123,19 +116,8 @@ def _measure(arguments: argparse.Namespace) -> Run:
         pairs = opinion_pairs(*place, table=arguments.table)
         of = len(pairs)
     device = choose_device(arguments.device)
-    metrics: list[Metric] = []
-    unavailable: dict[str, str] = {}
-    for name in names:  # all of them, before the first is computed
-        try:
-            metrics.append(load_metric(name, device=device))
-        except MetricUnavailable as error:
-            if not (everything or arguments.skip_unavailable):
-                raise
-            unavailable[name] = error.what
-    if not metrics:
-        raise ConfigError(
-            "none of the metrics can be computed here", where="--metrics", mend="; ".join(unavailable.values())
-        )
+    skip = everything or arguments.skip_unavailable
+    metrics, unavailable = load_metrics(names, Protocol(), device, skip_unavailable=skip)
     folder = arguments.cache or cache_folder() / "scores"
     caches = [ScoreCache.open(folder, metric) for metric in metrics]
     for cache in caches:
@@ -144,7 +126,7 @@ def _measure(arguments: argparse.Namespace) -> Run:
             print(f"{cache.path}: {lines} cannot be read (an interrupted write?); computed again")
     keys = hash_pairs(pairs)
     results = [correlate_metric(pairs, keys, metric, cache, device=device) for metric, cache in zip(metrics, caches)]
-    return Run(pairs, of, results, unavailable)
+    return Run(pairs, of, results, {name: error.what for name, error in unavailable.items()})
 
 
 def _heading(arguments: argparse.Namespace, run: Run) -> str:

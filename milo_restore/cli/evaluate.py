@@ -74,9 +74,9 @@ def main(arguments: argparse.Namespace) -> int:
 
     from milo_restore.assets import cache_folder
     from milo_restore.evaluate.folders import find_images
-    from milo_restore.evaluate.metrics import check_name, needs_reference
+    from milo_restore.evaluate.metrics import check_name, load_metrics, needs_reference
     from milo_restore.evaluate.results import make_results, results_table, to_csv, to_json
-    from milo_restore.evaluate.run import load_metrics, measure
+    from milo_restore.evaluate.run import measure
     from milo_restore.evaluate.sharing import counted
 
     protocol = _protocol(arguments)

@@ -94,8 +94,7 @@ def _available(names: Sequence[str], *, skip: bool) -> set[str]:
     """
     import torch
 
-    from milo_restore.evaluate.metrics import Protocol
-    from milo_restore.evaluate.run import load_metrics
+    from milo_restore.evaluate.metrics import Protocol, load_metrics
 
     metrics, unavailable = load_metrics(names, Protocol(), torch.device("cpu"), skip_unavailable=skip)
     for name, error in unavailable.items():

@@ -21,15 +21,12 @@ from milo_restore.assets.files import sha256_of
 from milo_restore.data.images import read_image
 from milo_restore.errors import ConfigError, MiloRestoreError
 from milo_restore.evaluate.folders import ImageFiles
-from milo_restore.evaluate.metrics import Batch, Metric, MetricUnavailable, Protocol, load_metric
+from milo_restore.evaluate.metrics import REFUSALS, Batch, Metric
 from milo_restore.evaluate.score_cache import ScoreCache
 from milo_restore.evaluate.sharing import gather, place
 
 T = TypeVar("T")
 _Cell = tuple[str, int]  # a metric and an image's place
-
-_REFUSALS = (MiloRestoreError, RuntimeError, ValueError, AssertionError, IndexError, ArithmeticError)
-"""How metrics refuse an image, too small ones above all."""
 
 
 @dataclass(frozen=True)
@@ -63,41 +60,6 @@ class _Work:
 
     images: tuple[int, ...]
     lacking: dict[str, tuple[int, ...]]  # metric to places within `images`
-
-
-def load_metrics(
-    names: Sequence[str], protocol: Protocol, device: torch.device, *, skip_unavailable: bool
-) -> tuple[list[Metric], dict[str, MetricUnavailable]]:
-    """All metrics, before the first is computed, and those that cannot be had; the same on all processes.
-
-    Raises:
-        MetricUnavailable: some cannot be had and are not to be skipped, or all; every one is named.
-        ConfigError: an unknown name.
-    """
-    metrics, unavailable = [], {}
-    failure: MiloRestoreError | None = None
-    for name in dict.fromkeys(names):
-        try:
-            metrics.append(load_metric(name, protocol, device))
-        except MetricUnavailable as error:
-            unavailable[name] = error
-        except MiloRestoreError as error:
-            failure = failure or error
-    for others, problem in gather((unavailable, failure)):
-        if problem is not None:
-            raise problem
-        unavailable = {**others, **unavailable}
-    metrics = [metric for metric in metrics if metric.name not in unavailable]
-    if unavailable and not (skip_unavailable and metrics):
-        first, *more = unavailable.values()
-        if not more:
-            skip = "--skip-unavailable goes on without it" if metrics else None
-            mend = ". ".join(part for part in (first.mend, skip) if part)
-            raise MetricUnavailable(first.what, where=first.where, mend=mend or None)
-        reasons = "; ".join(f"{name}: {error.what}" for name, error in unavailable.items())
-        mend = "--skip-unavailable goes on without them" if metrics else "Ask for others: psnr, ssim, milo, ..."
-        raise MetricUnavailable(f"{len(unavailable)} metrics are unavailable: {reasons}", where="--metrics", mend=mend)
-    return metrics, {name: unavailable[name] for name in names if name in unavailable}
 
 
 def measure(
@@ -234,7 +196,7 @@ def _values(metric: Metric, batch: Batch) -> list[float | str]:
     try:
         values: list[float | str] = [*metric.measure(batch)]
         return values
-    except _REFUSALS as error:
+    except REFUSALS as error:
         if len(batch) > 1:  # one image's refusal is not the others'
             return [value for row in range(len(batch)) for value in _values(metric, batch.select([row]))]
         what = error.what if isinstance(error, MiloRestoreError) else str(error)

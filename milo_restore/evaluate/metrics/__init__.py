@@ -1,7 +1,7 @@
 """Metrics by name: this project's, pyiqa's, and two packages'. `names` says which there are, `load` makes them."""
 
-from milo_restore.evaluate.metrics.load import fetch_metrics, load_metric, weight_folders
-from milo_restore.evaluate.metrics.metric import Batch, Metric, MetricUnavailable
+from milo_restore.evaluate.metrics.load import fetch_metrics, load_metric, load_metrics, weight_folders
+from milo_restore.evaluate.metrics.metric import REFUSALS, Batch, Metric, MetricUnavailable
 from milo_restore.evaluate.metrics.names import FULL_REFERENCE, check_name, needs_reference
 from milo_restore.evaluate.metrics.pixel import psnr, ssim
 from milo_restore.evaluate.metrics.protocol import PROTOCOLS, Protocol
@@ -9,6 +9,7 @@ from milo_restore.evaluate.metrics.protocol import PROTOCOLS, Protocol
 __all__ = [
     "FULL_REFERENCE",
     "PROTOCOLS",
+    "REFUSALS",
     "Batch",
     "Metric",
     "MetricUnavailable",
@@ -16,6 +17,7 @@ __all__ = [
     "check_name",
     "fetch_metrics",
     "load_metric",
+    "load_metrics",
     "needs_reference",
     "psnr",
     "ssim",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from milo_restore.evaluate.metrics.packages import load_basicsr_niqe, load_st_lp
 from milo_restore.evaluate.metrics.pixel import load_pixel
 from milo_restore.evaluate.metrics.protocol import Protocol
 from milo_restore.evaluate.metrics.pyiqa_metrics import load_pyiqa
+from milo_restore.evaluate.sharing import gather
 
 
 def load_metric(name: str, protocol: Protocol | None = None, device: torch.device | str = "cpu") -> Metric:
@@ -47,6 +48,47 @@ def load_metric(name: str, protocol: Protocol | None = None, device: torch.devic
     if base in ST_LPIPS:
         return load_st_lpips(name, "vgg" if base.endswith("vgg") else "alex", device)
     return load_basicsr_niqe(name) if base == NIQE else load_pyiqa(name, base, device)
+
+
+def load_metrics(
+    names: Sequence[str], protocol: Protocol, device: torch.device, *, skip_unavailable: bool
+) -> tuple[list[Metric], dict[str, MetricUnavailable]]:
+    """All metrics, before the first is computed, and those that cannot be had; the same on all processes.
+
+    Raises:
+        MetricUnavailable: some cannot be had and are not to be skipped, or all; every one is named.
+        ConfigError: an unknown name.
+    """
+    metrics, unavailable = [], {}
+    failure: MiloRestoreError | None = None
+    for name in dict.fromkeys(names):
+        try:
+            metrics.append(load_metric(name, protocol, device))
+        except MetricUnavailable as error:
+            unavailable[name] = error
+        except MiloRestoreError as error:
+            failure = failure or error
+    for others, problem in gather((unavailable, failure)):
+        if problem is not None:
+            raise problem
+        unavailable = {**others, **unavailable}
+    metrics = [metric for metric in metrics if metric.name not in unavailable]
+    if unavailable and not (skip_unavailable and metrics):
+        first, *more = unavailable.values()
+        if not more:
+            skip = "--skip-unavailable goes on without it" if metrics else None
+            mend = ". ".join(part for part in (first.mend, skip) if part)
+            raise MetricUnavailable(first.what, where=first.where, mend=mend or None)
+        raise _several(unavailable, goes_on=bool(metrics))
+    return metrics, {name: unavailable[name] for name in names if name in unavailable}
+
+
+def _several(unavailable: Mapping[str, MetricUnavailable], *, goes_on: bool) -> MetricUnavailable:
+    reasons = "; ".join(f"{name}: {error.what}" for name, error in unavailable.items())
+    fetch = f"'milo-restore assets fetch --metrics {' '.join(unavailable)}'"
+    mend = f"Where there is network, run {fetch}, which says of each what it lacks"
+    mend += ". --skip-unavailable goes on without them" if goes_on else ""
+    return MetricUnavailable(f"{len(unavailable)} metrics are unavailable: {reasons}", where="--metrics", mend=mend)
 
 
 def fetch_metrics(names: Sequence[str]) -> Iterator[tuple[str, str | MiloRestoreError]]:

@@ -18,6 +18,8 @@ from milo_restore.errors import ConfigError, MiloRestoreError
 
 OURS = f"milo-restore {milo_restore.__version__}"
 """The software of this project's own metrics."""
+REFUSALS = (MiloRestoreError, RuntimeError, ValueError, AssertionError, IndexError, ArithmeticError)
+"""How metrics refuse an image, too small ones above all."""
 
 
 class MetricUnavailable(MiloRestoreError):

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from milo_restore.assets.files import sha256_of
 from milo_restore.data.images import read_image
 from milo_restore.errors import DataError, MiloRestoreError
-from milo_restore.evaluate.metrics import Batch, Metric
+from milo_restore.evaluate.metrics import REFUSALS, Batch, Metric
 from milo_restore.evaluate.opinions.coefficients import Correlation, correlate_scores
 from milo_restore.evaluate.opinions.datasets import OpinionPair
 from milo_restore.evaluate.score_cache import ScoreCache
@@ -113,7 +113,7 @@ def _score(
         return metric.measure(Batch([image], [reference], device))[0]
     except MiloRestoreError as error:
         raise DataError(str(error), where=where) from error
-    except (RuntimeError, ValueError, AssertionError) as error:  # pyiqa's metrics refuse small images in these ways
+    except REFUSALS as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise DataError(f"the metric cannot score this pair ({reason})", where=where) from error
 
