@@ -125,6 +125,24 @@ def test_many_images_show_the_best_and_worst_only(tmp_path):
     assert {picture["image"] for picture in group["pictures"]} == {*order[:4], *order[-3:]}
 
 
+def test_every_runs_best_and_worst_have_pictures(tmp_path):
+    """What is best in one run is worst in the other, so that all have nearly one mean."""
+    names = tuple(f"{number:02d}" for number in range(30))
+    runs = measured_runs(tmp_path, names=names, size=(20, 20), methods=(("there", 6), ("back", 6)))
+    results = json.loads((runs[1] / "results.json").read_text())
+    values = [image["values"] for image in results["images"]]
+    for image, other in zip(results["images"], reversed(values)):
+        image["values"] = other
+    (runs[1] / "results.json").write_text(json.dumps(results))
+    (group,) = data_of(page_of(runs, tmp_path, images=20, maps=False))["groups"]
+    assert group["ranking"] == "milo:mini"
+    shown = {picture["image"] for picture in group["pictures"]}
+    assert len(shown) == 20
+    for values in group["values"]["milo:mini"]:
+        order = np.argsort(values)
+        assert shown >= {*order[:5], *order[-5:]}
+
+
 def test_changed_and_lost_images(runs, tmp_path):
     lost = runs[1] / "restored" / "1.png"
     lost.unlink()

@@ -82,6 +82,12 @@ class Group:
         names = [name for name in self.metrics if name.split(":")[0] == "milo"]
         return next((name for name in names if all(name in run.results["metrics"] for run in self.runs)), None)
 
+    @property
+    def ranking(self) -> str | None:
+        """The metric that says which images are the best and the worst: MILO where it was measured, else the first."""
+        names = [name for name in self.metrics if name.split(":")[0] == "milo"] or list(self.metrics)
+        return names[0] if names else None
+
     def values(self, metric: str) -> list[list[float | None]]:
         """Of every image, of every run."""
         return [[image["values"].get(metric) for image in run.results["images"]] for run in self.runs]
@@ -195,19 +201,22 @@ def extremes(group: Group, count: int) -> list[int]:
 
     Args:
         group: of which.
-        count: how many. Half of them are the worst, half the best, by the mean over runs of MILO's error where it was
-            measured, else of the first metric. Images without a value come last.
+        count: how many. Each run's best and worst by `Group.ranking` take turns, so that every run's own are among
+            them; images without a value come last.
     """
-    names = [name for name in group.metrics if name.split(":")[0] == "milo"] or list(group.metrics)
-    if not names or count >= len(group.names):
-        return list(range(min(count, len(group.names))))
-    sign = -1.0 if group.metrics[names[0]]["better"] == "higher" else 1.0
-    means: list[tuple[bool, float, int]] = []
-    for number, values in enumerate(zip(*group.values(names[0]))):
-        known = [value for value in values if value is not None]
-        means.append((not known, sign * sum(known) / max(len(known), 1), number))
-    order = [number for _, _, number in sorted(means)]
-    valued = sum(not missing for missing, _, _ in means)
-    worst = order[max(valued - count // 2, 0) : valued]
-    best = [number for number in order if number not in worst][: count - len(worst)]
-    return sorted([*worst, *best])
+    everything = range(len(group.names))
+    if group.ranking is None or count >= len(group.names):
+        return list(everything[:count])
+    sign = -1.0 if group.metrics[group.ranking]["better"] == "higher" else 1.0
+    orders = []
+    for values in group.values(group.ranking):
+        known = [(sign * value, number) for number, value in enumerate(values) if value is not None]
+        orders.append([number for _, number in sorted(known)])
+    turns = [
+        order[place]
+        for step in everything
+        for place in (step, -1 - step)
+        for order in orders
+        if step < len(order)
+    ]  # fmt: skip
+    return sorted(list(dict.fromkeys([*turns, *everything]))[:count])

@@ -278,7 +278,7 @@ function extremes(place, group, open) {
   const metrics = Object.keys(group.metrics);
   if (!metrics.length || group.names.length < 2) return;
   const lists = make("div", { class: "lists" });
-  let metric = metrics[0], run = 0;
+  let metric = group.ranking, run = 0; // by which pictures were chosen, where not all have one
   const thumbnail = (image) => {
     const picture = group.pictures.find((one) => one.image === image);
     const source = picture && picture.shown[run];
@@ -294,8 +294,9 @@ function extremes(place, group, open) {
     const count = Math.min(10, Math.floor(known.length / 2) || known.length);
     lists.replaceChildren(list(`Worst ${count}`, known.slice(-count).reverse()), list(`Best ${count}`, known.slice(0, count)));
   };
-  place.append(make("h3", {}, "Worst and best images"), make("div", { class: "bar" },
-    choice("Metric", metrics.map((name) => [name, name]), (name) => { metric = name; draw(); }),
+  const by = choice("Metric", metrics.map((name) => [name, name]), (name) => { metric = name; draw(); });
+  by.value = metric;
+  place.append(make("h3", {}, "Worst and best images"), make("div", { class: "bar" }, by,
     choice("Method", group.runs.map((name, number) => [number, name]), (value) => { run = Number(value); draw(); })), lists);
   draw();
 }

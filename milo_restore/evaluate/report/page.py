@@ -104,6 +104,7 @@ def _data(group: Group, pictures: Sequence[Pictures]) -> dict[str, Any]:
         "metrics": {name: about["better"] for name, about in group.metrics.items()},
         "values": {name: [[_short(v) for v in row] for row in group.values(name)] for name in group.metrics},
         "map": group.milo,
+        "ranking": group.ranking,
         "pictures": [
             {"image": p.number, "shown": p.shown, "missing": p.missing, "note": p.note, "size": list(p.size)}
             for p in pictures
