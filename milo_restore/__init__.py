@@ -9,7 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from milo_restore.loss import Curriculum, L1Loss, LatentMILOLoss, LPIPSLoss, MILOLoss
+    from milo_restore.loss import (
+        Curriculum,
+        DiffusionLoss,
+        DiffusionLossSettings,
+        L1Loss,
+        LatentMILOLoss,
+        LPIPSLoss,
+        MILOLoss,
+    )
     from milo_restore.metric import MILO, LatentMILO
     from milo_restore.models.diffbir import DiffBIRPipeline, IRControlNet
     from milo_restore.models.restormer import Restormer
@@ -24,6 +32,8 @@ _HOMES = {
     "L1Loss": "milo_restore.loss",
     "LPIPSLoss": "milo_restore.loss",
     "Curriculum": "milo_restore.loss",
+    "DiffusionLoss": "milo_restore.loss",
+    "DiffusionLossSettings": "milo_restore.loss",
     "Restormer": "milo_restore.models.restormer",
     # diffusers, too, finds the classes of a saved pipeline by their name here.
     "IRControlNet": "milo_restore.models.diffbir.control",
@@ -34,6 +44,8 @@ __all__ = [
     "MILO",
     "Curriculum",
     "DiffBIRPipeline",
+    "DiffusionLoss",
+    "DiffusionLossSettings",
     "IRControlNet",
     "L1Loss",
     "LPIPSLoss",

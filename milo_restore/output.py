@@ -14,15 +14,18 @@ from milo_restore.errors import DataError
 def check_target(path: Path) -> None:
     """Refuse, before any work is done, a result that could not be written at its end.
 
+    Folders on the way need not exist: writing makes them.
+
     Raises:
-        DataError: the folder is missing or takes no files, or ``path`` is itself a folder.
+        DataError: ``path`` is itself a folder, something on the way is a file, or a folder takes no files.
     """
     if path.is_dir():
         raise DataError("is a folder", where=path, mend="Give the name of a file")
-    if not path.parent.is_dir():
-        raise DataError("no such folder", where=path.parent, mend="Make it first, or write elsewhere")
-    if not os.access(path.parent, os.W_OK):
-        raise DataError("no permission to write there", where=path.parent)
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise DataError("is a file, not a folder", where=above, mend="Write elsewhere")
+    if not os.access(above, os.W_OK):
+        raise DataError("no permission to write there", where=above)
 
 
 @contextmanager

@@ -7,16 +7,19 @@ metric are frozen: `fit` never sees them, so they reach neither DDP nor the opti
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from diffbir_check import check
 from diffbir_data import Data, contents, fingerprint, held_out, pieces, training_pairs
-from diffbir_setup import Frozen, check, fixed, load_frozen, planned, start_control
+from diffbir_setup import Frozen, fixed, load_frozen, planned, start_control
+from diffbir_table import measure, read_beside, table
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -28,12 +31,9 @@ from milo_restore.data.degraded import DegradedPairs
 from milo_restore.data.latent_cache import CachedLatents, cache_latents
 from milo_restore.evaluate.restoration import (
     RestorationPair,
-    Restore,
-    evaluate_restorer,
     held_out_loss,
     pipeline_restorer,
     restoration_samples,
-    restoration_table,
 )
 from milo_restore.loss import DiffusionLoss, DiffusionLossSettings
 from milo_restore.models.diffbir import DiffBIRPipeline, noise_scheduler, predict
@@ -79,6 +79,7 @@ class Config:
     loss: DiffusionLossSettings = field(default_factory=DiffusionLossSettings)
     training: TrainSettings = field(default_factory=TrainSettings)
     sampling: Sampling = field(default_factory=Sampling)
+    beside: Literal["mse"] | None = None  # mse: first trains that from the same start, into OUTPUT/mse; twice the time
     metric_weights: str = "official"  # of the MILO that measures the results: official, mini or a path
     licences: tuple[str, ...] = ()  # of what the paths above name; needed where the base is not the shipped one
 
@@ -113,27 +114,33 @@ class Draws(NamedTuple):
         return cls(*first.unbind(1), *second.unbind(1))
 
 
-@torch.no_grad()
-def encode(frozen: Frozen, degraded: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """Images (N, 3, p, p) to latents (N, 4, p / 8, p / 8), times the VAE's scaling factor.
-
-    Returns:
-        ``mean`` and ``deviation`` of the target's; and ``condition``, the mode of the cleaned image's.
-    """
-    clean, condition = frozen.latents(target), frozen.latents(frozen.cleaner(degraded.clamp(0, 1))).mode()
-    return {
-        "mean": clean.mean * frozen.scale,
-        "deviation": clean.std * frozen.scale,
-        "condition": condition * frozen.scale,
-    }
+def with_cosine(
+    loss: DiffusionLoss, number: int, log: bool, *arguments: Tensor, condition: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss and, for the log, the cosine of its gradient with MSE's: how far it is another loss at all."""
+    value = loss(*arguments, step=number, condition=condition)
+    if not log:
+        return value, {}
+    return value, {"cosine_mse": loss.cosine_with_mse(*arguments, step=number, condition=condition)}
 
 
 def main(config: Config, run: RunArguments) -> int:
-    """Data, frozen networks, control, loss, training, final evaluation by sampling."""
-    state = PartialState()
-    config = planned(config, run.output, state.num_processes)
+    """One run, or the one with MSE and then this one."""
+    config = planned(config, run.output, PartialState().num_processes)
     if run.dry_run:
         return check(config)
+    folder = run.output / "mse"
+    if config.beside is not None and read_beside(folder) is None:
+        mse = DiffusionLossSettings("mse", snr_gamma=config.loss.snr_gamma, loss_weight=config.loss.loss_weight)
+        code = train(replace(config, loss=mse, beside=None), replace(run, output=folder))
+        if code:
+            return code
+    return train(config, run)
+
+
+def train(config: Config, run: RunArguments) -> int:
+    """Data, frozen networks, control, loss, training, final evaluation by sampling."""
+    state = PartialState()
     seed, device = config.training.seed, state.device
     pairs: Any = training_pairs(config.data, seed)
     tests = held_out(config.data)
@@ -142,15 +149,16 @@ def main(config: Config, run: RunArguments) -> int:
     torch.manual_seed(seed)
     frozen = load_frozen(config, device)
     control = start_control(config, frozen)
+    start = copy.deepcopy(control)
     scheduler = noise_scheduler(config.version)
     loss = DiffusionLoss(config.loss, scheduler, config.training.steps).to(device)
     milo = MILO.from_pretrained(config.metric_weights).to(device)
 
-    def step(control: nn.Module, batch: dict[str, Any], number: int) -> Tensor:
+    def step(control: nn.Module, batch: dict[str, Any], number: int) -> tuple[Tensor, dict[str, Tensor]]:
         if "key" in batch:  # clean patches, to be degraded here
             degraded, target = degrade_batch(batch["target"], batch["key"], config.data.realesrgan, seed)
             batch = {**batch, "input": degraded, "target": target}
-        latents = batch if "condition" in batch else encode(frozen, batch["input"], batch["target"])
+        latents = batch if "condition" in batch else frozen.encode(batch["input"], batch["target"])
         draws = Draws.of(seed, number, batch["position"].tolist(), latents["mean"])
         z0 = latents["mean"] + latents["deviation"] * draws.posterior
         timesteps = (draws.time * len(scheduler)).long()
@@ -160,7 +168,9 @@ def main(config: Config, run: RunArguments) -> int:
             level = (draws.level * config.condition_noise).long()
             condition = scheduler.add_noise(condition, draws.augmentation, level)
         prediction = predict(frozen.unet, control, z_t, timesteps, frozen.context, condition)
-        return loss(prediction, z_t, z0, draws.noise, timesteps, step=number)
+        log = number % config.training.log_every == 0 or number == config.training.steps
+        arguments = (prediction, z_t, z0, draws.noise, timesteps)
+        return with_cosine(loss, number, log, *arguments, condition=latents["condition"])
 
     source = fingerprint(pairs, config.data)
     if config.cache.folder is not None:
@@ -182,22 +192,26 @@ def main(config: Config, run: RunArguments) -> int:
     after = held_out_loss(control.to(device).eval(), frozen.unet, loss, unseen, frozen.context)
     if state.is_main_process:
         checkpoint.publish(run.output / "controlnet", control.save_pretrained)
-    nn.Module.to(control, frozen.unet.dtype)
-    restore = restorer(config, frozen, control)
-    scores = [(name, evaluate_restorer(restore, tests[name], milo)) for name in tests]
+    for one in (control, start):  # diffusers' own method warns of an empty list of exceptions
+        nn.Module.to(one, state.device, frozen.unet.dtype)
+    pipelines = [pipeline_of(config, frozen, one) for one in (control, start)]
+    restores = [pipeline_restorer(one, **vars(config.sampling)) for one in pipelines]
+    results = measure(pipelines[0], *restores, tests, milo)
     if state.is_main_process:
-        results = [{"data": name, **found.as_dict()} for name, found in scores]
         numbers = {"steps": result.step, **used, "held_out": {"before": before, "after": after}, "results": results}
         write_text(run.output / "metrics.json", json.dumps(numbers, indent=1) + "\n")
         write_png(run.output / "samples" / "final.png", picture(config, frozen, loss, milo, control, quick))
-        print(f"{restoration_table(scores)}\nMILO weights: {milo.weights}; run folder: {run.output}")
+        beside = None if config.beside is None else read_beside(run.output / config.beside)
+        print(f"{table(results, loss.label, beside)}\nMILO weights: {milo.weights}; run folder: {run.output}")
+        if config.beside is None and config.loss.kind != "mse":
+            print("The same with MSE beside it: --set beside=mse, and another --output")
     return 0
 
 
 def in_parts(frozen: Frozen, degraded: Tensor, target: Tensor, size: int = 4) -> dict[str, Tensor]:
-    """`encode`, a few images at a time."""
+    """`Frozen.encode`, a few images at a time."""
     pairs = zip(*(images.to(frozen.vae.device).split(size) for images in (degraded, target)))
-    parts = [encode(frozen, *pair) for pair in pairs]
+    parts = [frozen.encode(*pair) for pair in pairs]
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
@@ -206,7 +220,7 @@ def cached(config: Config, frozen: Frozen, pairs: DegradedPairs, source: dict[st
     state, seed = PartialState(), config.training.seed
     identity = {**source, "files": contents(pairs, config.cache.samples), **frozen.sha256()}
     latents = cache_latents(
-        pairs, lambda degraded, target: encode(frozen, degraded, target), str(config.cache.folder),
+        pairs, frozen.encode, str(config.cache.folder),
         identity=identity, samples=config.cache.samples, patch=config.patch, seed=seed,
         device=state.device, workers=config.training.workers, share=(state.process_index, state.num_processes),
     )  # fmt: skip
@@ -214,17 +228,20 @@ def cached(config: Config, frozen: Frozen, pairs: DegradedPairs, source: dict[st
     return latents
 
 
-def restorer(config: Config, frozen: Frozen, control: nn.Module) -> Restore:
-    """Sampling with a control, as a function of one image and its number."""
+def pipeline_of(config: Config, frozen: Frozen, control: nn.Module) -> DiffBIRPipeline:
+    """The frozen networks with a control."""
     pipeline = DiffBIRPipeline(**frozen.for_pipeline(), controlnet=control, scheduler=noise_scheduler(config.version))
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline_restorer(pipeline, **vars(config.sampling))
+    return pipeline
 
 
 def picture(
     config: Config, frozen: Frozen, loss: DiffusionLoss, milo: MILO, control: nn.Module, pairs: list[RestorationPair]
 ) -> NDArray[np.uint8]:
-    """Input | cleaner | output | target | mask: MILO's on the latents where that is the loss's, else on the images."""
+    """Input | cleaner | output | target | mask: MILO's on the latents where that is the loss's, else on the images.
+
+    The mask rises where the output is wrong: bright is where errors weigh more.
+    """
 
     def mask(output: Tensor, target: Tensor) -> Tensor:
         if loss.metric is None:
@@ -233,4 +250,5 @@ def picture(
         latents = [frozen.latents(images).mode() * frozen.scale for images in (output, target)]
         return loss.metric.predict_mask(*latents) / loss.metric.n_scales
 
-    return restoration_samples(restorer(config, frozen, control), pairs, mask)
+    restore = pipeline_restorer(pipeline_of(config, frozen, control), **vars(config.sampling))
+    return restoration_samples(restore, pairs, mask, "mask, bright: weighs more")

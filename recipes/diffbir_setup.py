@@ -1,23 +1,19 @@
-"""What the DiffBIR recipes set up before they train: frozen networks, the control, the memory plan, the dry run."""
+"""What the DiffBIR recipes set up before they train: frozen networks, the control, the memory plan."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffbir_data import held_out, training_pairs
 from torch import Tensor, nn
 
-from milo_restore import MILO
-from milo_restore.config import dump_config
 from milo_restore.data.latent_cache import cached_embeddings, module_sha256
-from milo_restore.errors import ConfigError, MiloRestoreError, WeightsError
-from milo_restore.loss import DiffusionLoss
+from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.models.cleaner import load_cleaner
-from milo_restore.models.diffbir import IRControlNet, noise_scheduler
+from milo_restore.models.diffbir import IRControlNet
 from milo_restore.models.diffbir.components import load_components, load_control
 from milo_restore.models.diffbir.prompts import NEGATIVE_PROMPT, EncodedPrompts, Prompts, StoredPrompts
 
@@ -38,6 +34,20 @@ class Frozen:
     prompts: Any
     context: Tensor  # embedding of the training's prompt, (1, L, D)
     controlnet: IRControlNet | None  # the base's own
+
+    @torch.no_grad()
+    def encode(self, degraded: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Images (N, 3, p, p) to latents (N, 4, p / 8, p / 8), times the VAE's scaling factor.
+
+        Returns:
+            ``mean`` and ``deviation`` of the target's; and ``condition``, the mode of the cleaned image's.
+        """
+        clean, condition = self.latents(target), self.latents(self.cleaner(degraded.clamp(0, 1))).mode()
+        return {
+            "mean": clean.mean * self.scale,
+            "deviation": clean.std * self.scale,
+            "condition": condition * self.scale,
+        }
 
     @property
     def scale(self) -> float:
@@ -145,63 +155,3 @@ def check_metric_fits(config: Config, vae: Any) -> None:
         theirs, right = ("the tiny world's", "official") if stable else ("Stable Diffusion's", "mini")
         what = f"LatentMILO's {weights} weights know {theirs} latents, not those of {config.base}"
         raise ConfigError(what, where="loss.weights", mend=f"Set loss.weights to {right}, or base to what fits")
-
-
-def check_licences(config: Config) -> str:
-    """The licence notes, in one line.
-
-    Raises:
-        ConfigError: there are none, although what the configuration names is not this project's own.
-    """
-    if not config.licences and config.base != "tiny":
-        mend = "Note the licence of base, cleaner, control and data under licences: before you train on them"
-        raise ConfigError("no licence is noted", where="licences", mend=mend)
-    return "; ".join(config.licences) or "the tiny world's, as this project's"
-
-
-def check(config: Config) -> int:
-    """A dry run: load all that the configuration names, train nothing, and say all that is wrong, a line each.
-
-    Raises:
-        ConfigError: something is wrong.
-    """
-    loss, base = config.loss, config.base
-    loaded: dict[str, Frozen] = {}
-
-    def parameters(module: nn.Module) -> str:
-        return f"{sum(value.numel() for value in module.parameters()):,} parameters"
-
-    def networks() -> str:
-        loaded["frozen"] = load_frozen(replace(config, cleaner="none"), torch.device("cpu"))
-        return f"VAE {loaded['frozen'].sha256()['vae'][:12]}"
-
-    def control() -> str:
-        if "frozen" not in loaded and config.control in ("unet", "base"):
-            raise WeightsError(f"cannot be made without the base {base}")
-        return parameters(start_control(config, loaded["frozen"]))
-
-    looks: dict[str, Callable[[], object]] = {
-        "licences": lambda: check_licences(config),
-        "data.train": lambda: f"{len(training_pairs(config.data, config.training.seed)):,} images",
-        "data.test": lambda: ", ".join(f"{name}: {len(pairs)}" for name, pairs in held_out(config.data).items()),
-        f"base {base}": networks,
-        f"control {config.control}": control,
-        f"cleaner {config.cleaner}": lambda: (
-            f"{sum(p.numel() for p in load_cleaner(config.cleaner).parameters()):,} parameters"
-        ),
-        f"loss {loss.label}": lambda: (
-            DiffusionLoss(loss, noise_scheduler(config.version), config.training.steps).weights
-        ),
-        "metric_weights": lambda: MILO.from_pretrained(config.metric_weights).weights,
-    }
-    print(dump_config(config))
-    wrong = []
-    for name, look in looks.items():
-        try:
-            print(f"{name}: {look()}")
-        except MiloRestoreError as error:
-            wrong.append(name)
-            print(f"{name}: MISSING: {error}")
-    if wrong:
-        raise ConfigError(f"{len(wrong)} of {len(looks)} checks failed: {', '.join(wrong)}", where="--dry-run")
-    return 0

@@ -23,7 +23,7 @@ from milo_restore.data import evaluation_input, load_collection, to_tensor, to_u
 from milo_restore.errors import ConfigError, MiloRestoreError, WeightsError
 from milo_restore.evaluate import comparison_grid, denoise, heat_map
 
-HEAD = f"{'loss':16}{'data':22}{'sigma':>6}{'PSNR (dB)':>11}{'SSIM':>8}{'MILO':>9}"
+HEAD = f"{'loss':32}{'data':22}{'sigma':>6}{'PSNR (dB)':>11}{'SSIM':>8}{'MILO':>9}"
 
 
 def load_run(folder: Path) -> tuple[Config, Restormer, list[dict[str, Any]]]:
@@ -63,16 +63,18 @@ def scores(means: dict[str, float], of: str = "") -> str:
 def compare(arguments: argparse.Namespace) -> None:
     """Print the table, write the picture."""
     runs = [load_run(folder) for folder in arguments.runs]
-    for folder, (config, _, _) in zip(arguments.runs, runs):
-        for key in ("data", "metric_weights"):
-            if getattr(config, key) != getattr(runs[0][0], key):
-                raise ConfigError(f"{key} differs from the first run's", where=folder, mend="Compare like with like")
-    print(f"measured with MILO {runs[0][2][0]['milo_weights']}\n{HEAD}")
+    first, _, measured = runs[0]
+    for folder, (config, _, results) in zip(arguments.runs, runs):
+        same = {"data": config.data == first.data}
+        same["MILO weights"] = results[0]["milo_weights"] == measured[0]["milo_weights"]  # auto may choose others
+        for what in (name for name, equal in same.items() if not equal):
+            raise ConfigError(f"{what} differ from the first run's", where=folder, mend="Compare like with like")
+    print(f"measured with MILO {measured[0]['milo_weights']}\n{HEAD}")
     for rows in zip(*(results for _, _, results in runs)):
         place = f"{rows[0]['data']:22}{rows[0]['sigma']:6g}"
         for (config, _, _), row in zip(runs, rows):
-            print(f"{config.loss.label:16}{place}{scores(row['means'])}")
-        print(f"{'noisy input':16}{place}{scores(rows[0]['means'], 'input_')}")
+            print(f"{config.loss.label:32}{place}{scores(row['means'])}")
+        print(f"{'noisy input':32}{place}{scores(rows[0]['means'], 'input_')}")
     if arguments.picture:
         write_png(arguments.picture, picture([run[:2] for run in runs], arguments))
 

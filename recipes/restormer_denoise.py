@@ -70,7 +70,7 @@ class Config:
     network: Network = field(default_factory=Network)
     loss: LossSettings = field(default_factory=LossSettings)
     training: TrainSettings = field(default_factory=TrainSettings)
-    metric_weights: str = "official"  # of the MILO that measures the results: official, mini or a path
+    metric_weights: str = "official"  # of the MILO that measures the results: official, mini, auto or a path
 
 
 def main(config: Config, run: RunArguments) -> int:
@@ -90,8 +90,8 @@ def main(config: Config, run: RunArguments) -> int:
     milo = MILO.from_pretrained(config.metric_weights).to(state.device)
     used = {"loss": config.loss.label, "loss_weights": str(loss.weights) if isinstance(loss, MILOLoss) else None}
 
-    def step(model: nn.Module, batch: dict[str, Any], number: int) -> Tensor:
-        return loss(model(batch["input"]), batch["target"], step=number)
+    def step(model: nn.Module, batch: dict[str, Any], number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        return loss.terms(model(batch["input"]), batch["target"], step=number)
 
     if run.dry_run:
         state.print(f"{dump_config(config)}# {used}, measured with MILO {milo.weights}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from milo_restore import MILO, LatentMILO
 from milo_restore.config import dump_config
 from milo_restore.data import load_collection
+from milo_restore.data.denoising_errors import WithDenoisingErrors
 from milo_restore.data.distorted import ALL_DISTORTIONS, DistortedPairs, find_references
 from milo_restore.data.latents import encode_pairs
 from milo_restore.evaluate.opinions.agreement import (
@@ -32,11 +34,12 @@ from milo_restore.evaluate.opinions.agreement import (
     as_they_are,
     held_out_kadid,
     held_out_pairs,
-    mask_correlation,
+    mask_agreement,
 )
 from milo_restore.evaluate.opinions.datasets import opinion_pairs
 from milo_restore.evaluate.opinions.pseudo_mos import PseudoMOS, fit_maps
 from milo_restore.loss.mos import MOSTraining, Predictions
+from milo_restore.metric import MaskedError
 from milo_restore.models.vae import load_encoder
 from milo_restore.output import write_text
 from milo_restore.train import TrainSettings, fit
@@ -50,6 +53,7 @@ class Data:
     train: str = "photographs"
     references: int | str | None = None  # 10k: with all 25 x 5 distortions; 100k*: with one random one each; null: all
     distortions: tuple[int, ...] = ALL_DISTORTIONS  # KADID's numbers
+    noise: float = 0.0  # beyond the paper: share of samples that show noise and what denoising leaves of it instead
     square: int = 256  # side of the centre squares that are distorted, in pixels
     validation: str = "held-out-photographs"  # other photographs, labelled by the teacher
     kadid: str | None = None  # KADID-10k's folder: then people's opinions on its training split, in place of the above
@@ -69,16 +73,24 @@ class Config:
     start: str | None = None  # weights to start from: official, mini or a path; null: random ones
     score_weight: float = 0.0  # beyond the paper, for one MILO as the teacher: L1 between logarithms of raw errors
     mask_weight: float = 0.0  # the same: divergence of the masks, level by level
+    hint_weight: float = 0.0  # the same: hidden features that tell the teacher's; fades to 0 over the run
     data: Data = field(default_factory=Data)
     training: TrainSettings = field(default_factory=TrainSettings)
 
     def __post_init__(self) -> None:
-        if (self.mask_weight or self.score_weight) and (self.domain, self.teacher) not in _DISTILLABLE:
-            raise ValueError("mask_weight and score_weight need domain: image and teacher: official or mini")
+        if self.distils and (self.domain, self.teacher) not in _DISTILLABLE:
+            raise ValueError("mask_, hint_ and score_weight need domain: image and teacher: official or mini")
+        if self.domain == "latent" and self.data.noise:
+            raise ValueError("data.noise needs domain: image")
         if self.maps == "kadid" and self.data.kadid is None:
             raise ValueError("maps: kadid needs data.kadid, the data set's folder")
         if self.domain == "latent" and not (self.data.vae and self.data.cache):
             raise ValueError("domain: latent needs data.vae, a diffusers AutoencoderKL, and data.cache, a folder")
+
+    @property
+    def distils(self) -> bool:
+        """Whether one MILO teaches more than its opinions."""
+        return bool(self.mask_weight or self.hint_weight or self.score_weight)
 
 
 _DISTILLABLE = {("image", "official"), ("image", "mini")}
@@ -116,14 +128,16 @@ def main(config: Config, run: RunArguments) -> int:
     others, _ = references(data.validation, config)
     options = {"square": data.square, "distortions": data.distortions}
     pairs = DistortedPairs(images, one_each=one_each, seed=seed, **options)
+    samples = WithDenoisingErrors(pairs, data.noise) if data.noise else pairs
     unseen = DistortedPairs(others, seed=seed + 1, **options)
     teacher = load_teacher(config, run)
     encode, encoder = (as_they_are, None) if data.vae is None else load_encoder(data.vae, state.device)
-    guide = MILO.from_pretrained(config.teacher).to(state.device) if config.mask_weight or config.score_weight else None
+    guide = MILO.from_pretrained(config.teacher).to(state.device) if config.distils else None
     torch.manual_seed(seed)
-    model = MOSTraining(MILO() if config.domain == "image" else LatentMILO(), guide)
+    kind = MILO if config.domain == "image" else LatentMILO
+    model = MOSTraining(kind.untrained(), guide, hints=config.hint_weight > 0)
     if config.start is not None:
-        weights = type(model.metric).from_pretrained(config.start)
+        weights = kind(config.start)
         model.metric.load_state_dict(dict(weights.named_buffers()))
     started = None if config.start is None else str(weights.weights)
     made_by = {"teacher": teacher.to_json(), "encoder": encoder}
@@ -134,7 +148,7 @@ def main(config: Config, run: RunArguments) -> int:
         return 0
     if config.domain == "latent":
         share = (state.process_index, state.num_processes)
-        pairs = encode_pairs(pairs, data.cache, encode, teacher, identity=made_by, device=state.device, share=share)
+        samples = encode_pairs(pairs, data.cache, encode, teacher, identity=made_by, device=state.device, share=share)
         state.wait_for_everyone()
     if data.kadid is not None:
         held_out = held_out_kadid(data.kadid, data.validation_pairs, seed, encode, state.device)
@@ -147,42 +161,52 @@ def main(config: Config, run: RunArguments) -> int:
         if guide is not None:  # it has been asked already
             ratio = (said.error + 1e-5).log() - (said.teacher_error + 1e-5).log()
             parts = {"score": config.score_weight * ratio.abs().mean(), "mask": config.mask_weight * said.divergence}
+            parts["hint"] = config.hint_weight * (1 - number / config.training.steps) * said.hint
             labels = guide.mos_of(said.teacher_error)
         else:
             parts, labels = {}, batch["label"] if "label" in batch else teacher(image, reference)
         parts["mos"] = F.mse_loss(said.mos, labels)
         return torch.stack(list(parts.values())).sum(), {key: part.detach() for key, part in parts.items()}
 
-    before = agreement(model.metric.to(state.device), held_out, state.device)
+    def evaluate(metric: MaskedError) -> dict[str, float]:
+        found = agreement(metric, held_out, state.device)
+        return found if guide is None else found | mask_agreement(metric, guide, held_out, state.device)
+
+    before = evaluate(model.metric.to(state.device))
     result = fit(
-        model, step, pairs, config.training, run.output,
+        model, step, samples, config.training, run.output,
         resume=run.resume,
-        evaluate=lambda model: agreement(model.metric, held_out, state.device),
+        evaluate=lambda model: evaluate(model.metric),
         record={"config": dump_config(config), "fixed": used},
     )  # fmt: skip
     if result.stopped:
         return 128 + (result.signal or 0)
     if state.is_main_process:
-        report(config, run.output, model, held_out, before, teacher)
+        report(config, run.output, {"before": before}, evaluate, held_out, teacher)
     return 0
 
 
 def report(
-    config: Config, output: Path, model: MOSTraining, held_out: HeldOut, before: dict[str, float], teacher: PseudoMOS
+    config: Config,
+    output: Path,
+    rows: dict[str, dict[str, float]],
+    evaluate: Callable[[MaskedError], dict[str, float]],
+    held_out: HeldOut,
+    teacher: PseudoMOS,
 ) -> None:
-    """Write the metric's weights, the teacher and the numbers; print the table."""
-    device, kind = PartialState().device, type(model.metric)
-    rows = {"before": before}
+    """Write the metric's weights with what they agree on, the teacher and the numbers; print the table."""
+    kind = MILO if config.domain == "image" else LatentMILO
     for name in ("best", "final"):
         weights = output / name / "model.safetensors"
         if not weights.is_file():
             continue
         state = {key[7:]: value for key, value in load_file(weights).items() if key.startswith("metric.")}
-        save_file(state, output / f"milo_{name}.safetensors", {"format": "pt", "teacher": teacher.describe()})
-        metric = kind.from_pretrained(output / f"milo_{name}.safetensors").to(device)
-        rows[name] = agreement(metric, held_out, device)
-        if model.teacher is not None:
-            rows[name]["mask correlation"] = mask_correlation(metric, model.teacher, held_out, device)
+        metric = kind.untrained()
+        metric.load_state_dict(state)
+        rows[name] = evaluate(metric.freeze().to(PartialState().device))
+        agreed = {key: f"{value:.4f}" for key, value in rows[name].items()}
+        about = {"format": "pt", "teacher": teacher.describe(), **agreed}
+        save_file(state, output / f"milo_{name}.safetensors", about)
     teacher.save(output / "teacher.json")
     numbers = {"held_out": held_out.source, "agreement": rows, "teacher": teacher.to_json()}
     write_text(output / "metrics.json", json.dumps(numbers, indent=1) + "\n")

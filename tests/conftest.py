@@ -11,6 +11,16 @@ import torch
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def assert_near(found, expected, rounding=1e-5):
+    """Of what is equal in exact arithmetic: within ``rounding`` of the largest value.
+
+    The order in which a sum is taken, and so its last bits, depend on the CPU, on the threads and on where in memory
+    the terms lie. Bitwise equality is for what is not computed twice (files, copies) and for runs that go on, where it
+    is the promise.
+    """
+    torch.testing.assert_close(found, expected, rtol=0, atol=rounding * float(expected.abs().max()))
+
+
 def pytest_addoption(parser):
     parser.addoption("--no-golden-skips", action="store_true", help="fail where a golden test would be skipped")
 

@@ -48,7 +48,7 @@ def make_world(folder: Path) -> Path:
     noise_scheduler("v2").save_pretrained(folder / "scheduler")
     texts = {str(number): text for number, text in enumerate(tiny.PROMPTS)}
     save_file(tiny.tiny_prompts(), folder / "prompt_embeds.safetensors", texts)
-    save_file(LatentMILO().state_dict(), folder / "latent_milo.safetensors")
+    save_file(LatentMILO.untrained().state_dict(), folder / "latent_milo.safetensors")
     rng = np.random.default_rng(1)
     (folder / "images").mkdir()
     for number in range(2):

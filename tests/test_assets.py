@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,7 @@ def test_registry_is_complete():
         assert table["takes"]
     for name, table in upstream["weights"].items():
         assert registry.weight_file(name).url == table["url"]
+    assert all(upstream["weights"][name]["licence"] == "Apache-2.0" for name in ("milo", "milo-latent"))
     assert [registry.weight_file(name).sha256 for name in ("milo", "milo-latent")] == [MILO, LATENT]
 
 
@@ -268,6 +270,70 @@ def _download(host: str, cache: str, content: bytes, barrier, answers) -> None:
     registry.weight_file = lambda name: file
     barrier.wait()
     answers.put(hashlib.sha256(assets.weights_path("milo").read_bytes()).hexdigest())
+
+
+@pytest.fixture
+def choose():
+    """What ``auto`` takes, decided anew."""
+    from milo_restore.metric import MILO, weights
+
+    weights._choose.cache_clear()
+    yield lambda: MILO("auto").weights
+    weights._choose.cache_clear()
+
+
+def test_auto_without_a_network_is_mini_and_says_why(empty, choose, capsys):
+    found = choose()
+    assert (found.name, found.auto, Path(found.path).name) == ("mini", True, "milo_mini.safetensors")
+    assert str(found).endswith("chosen by auto)")
+    said = capsys.readouterr().err
+    assert said.startswith("milo-restore: weights 'auto' are 'mini': official MILO.pth ")
+    assert "no network?" in said
+    assert choose() == found
+    assert capsys.readouterr().err == ""
+
+
+def test_auto_waits_for_seconds_only(empty, choose, monkeypatch):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setattr(registry, "RAW_HOST", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr("milo_restore.metric.weights.AUTO_TIMEOUT", 0.3)
+        start = time.monotonic()
+        assert choose().name == "mini"
+        assert time.monotonic() - start < 5
+
+
+@pytest.mark.golden
+def test_auto_takes_official_where_it_is(shared, empty, server, choose, capsys):
+    content = (shared / "weights" / "milo" / "MILO.pth").read_bytes()
+    serve(server, registry.weight_file("milo"), content)
+    found = choose()
+    assert (found.name, found.auto, found.sha256) == ("official", True, MILO)
+    assert "weights 'auto' are 'official': downloaded" in capsys.readouterr().err
+
+
+def test_auto_refuses_a_damaged_file(empty, choose):
+    (empty / "weights" / "milo").mkdir(parents=True)
+    (empty / "weights" / "milo" / "MILO.pth").write_bytes(b"wrong")
+    with pytest.raises(WeightsError, match=r"MILO\.pth: is damaged"):
+        choose()
+
+
+def test_offline_official_names_every_remedy(empty):
+    from milo_restore import MILO, LatentMILO
+
+    remedies = [
+        "'milo-restore assets fetch milo",
+        "MILO_RESTORE_ASSETS",
+        str(empty / "weights" / "milo"),
+        "4f5b6fc641ca",
+    ]
+    for metric, others in ((MILO, ["'mini'"]), (LatentMILO, [])):
+        with pytest.raises(WeightsError) as caught:
+            metric()
+        assert all(remedy in str(caught.value) for remedy in remedies + others)
+        assert ("mini" in str(caught.value)) == (metric is MILO)  # mini's latents are another world's
 
 
 def test_two_processes_download_at_once(empty, server):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, assert_near
 
 import milo_restore.basicsr  # noqa: F401  # isort: skip
 from basicsr.losses import build_loss
@@ -40,22 +40,34 @@ class Model(BaseModel):
 @pytest.mark.parametrize("shape", [(2, 3, 32, 40), (2, 1, 32, 40)])
 def test_it_is_the_librarys_loss(shape):
     prediction, target = pair(*shape)
-    loss = build_loss({**MINI, "loss_weight": 0.5, "mask_gradient": False})
-    expected = Plain("mini", loss_weight=0.5, mask_gradient=False)(prediction, target)
-    assert torch.equal(loss(prediction, target), expected)
+    loss = build_loss({**MINI, "loss_weight": 0.5, "anchor": "2e-1"})
+    expected = Plain("mini", loss_weight=0.5, anchor=0.2)(prediction, target)
+    assert_near(loss(prediction, target), expected)
     assert expected > 0
+
+
+def test_the_mask_is_a_constant_unless_a_file_says_otherwise():
+    def gradient(loss):
+        prediction, target = pair(1, 3, 32, 40)
+        loss(prediction.requires_grad_(), target).backward()
+        return prediction.grad
+
+    constant, through = (gradient(Plain("mini", mask_gradient=value)) for value in (False, True))
+    assert_near(gradient(build_loss(MINI)), constant)
+    assert_near(gradient(build_loss({**MINI, "mask_gradient": True})), through)
+    assert torch.nn.functional.cosine_similarity(constant.flatten(), through.flatten(), dim=0) < 0.99
 
 
 def test_frames_of_a_video_count_as_images():
     prediction, target = pair(2, 3, 3, 24, 32)
     weight = torch.rand(2, 1, 1, 24, 32)
     flat = build_loss(MINI)(prediction.flatten(0, 1), target.flatten(0, 1), weight.repeat(1, 3, 1, 1, 1).flatten(0, 1))
-    assert torch.equal(build_loss(MINI)(prediction, target, weight=weight), flat)
+    assert_near(build_loss(MINI)(prediction, target, weight=weight), flat)
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers():
     prediction, target = pair(1, 3, 32, 32)
-    assert torch.equal(
+    assert_near(
         build_loss({**MINI, "loss_weight": "1e-2"})(prediction, target),
         build_loss({**MINI, "loss_weight": 0.01})(prediction, target),
     )
@@ -68,6 +80,10 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
         ({"eps": 1e-6}, "unknown key 'eps'. Remove it"),
         ({"curriculum": "quadratic"}, "'quadratic' is not one of"),
         ({"loss_weight": "much"}, "'much' is not a number"),
+        ({"anchor": "much"}, "key 'anchor': 'much' is not a number"),
+        ({"anchor": True}, "True is not a number"),
+        ({"anchor": -0.5}, "-0.5"),
+        ({"ancor": 0.5}, "Did you mean 'anchor'"),
         ({"mask_gradient": "no"}, "neither true nor false"),
         ({"reduction": "max"}, "'max' is not one of"),
         ({"start_iter": 5, "total_iter": 5, "curriculum": "linear"}, "the end must come after the start"),
@@ -83,7 +99,7 @@ def test_the_perceptual_slot_gets_a_pair():
     model = Model(cri_pix=build_loss(MINI), cri_perceptual=build_loss(MINI))
     model.update_learning_rate(1)
     value, style = model.cri_perceptual(prediction, target)
-    assert torch.equal(model.cri_pix(prediction, target), value)
+    assert_near(model.cri_pix(prediction, target), value)
     assert style is None
 
 
@@ -105,7 +121,7 @@ def test_the_loss_follows_the_position():
     model = Model(cri_pix=loss)
     model.update_learning_rate(4)
     expected = Plain("mini", curriculum="linear", start_step=2, total_steps=6)(prediction, target, step=4)
-    assert torch.equal(loss(prediction, target), expected)
+    assert_near(loss(prediction, target), expected)
     assert not torch.equal(loss(prediction, target), Plain("mini")(prediction, target))
 
 

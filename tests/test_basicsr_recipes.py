@@ -20,6 +20,9 @@ from basicsr.utils.registry import Registry
 
 from milo_restore import MILOLoss
 from milo_restore.basicsr.batches import Mixup, read_mixup, read_stages, shrink, stage_at
+from milo_restore.basicsr.losses import MILOLoss as BasicSRMILOLoss
+from milo_restore.basicsr.losses import keys_of
+from milo_restore.basicsr.options import swap_loss
 from milo_restore.basicsr.schedulers import CosineAnnealingRestartCyclicLR
 from milo_restore.errors import ConfigError, DataError
 from milo_restore.models import Restormer
@@ -77,9 +80,10 @@ def test_a_file_has_the_published_values(sigma, kind):
     }
     assert train["mixing_augs"] == {"mixup": True, "mixup_beta": 1.2, "use_identity": True}
     assert "ema_decay" not in train
-    own = {"mae": {"type": "L1Loss"}, "milo": {"type": "MILOLoss", "weights": "official"}}
-    own["milo_cosine"] = {**own["milo"], "curriculum": "cosine"}
-    assert train["pixel_opt"] == {**own[kind], "loss_weight": 1, "reduction": "mean"}
+    own = {"type": "MILOLoss", "weights": "official", "mask_gradient": False}
+    own |= {"curriculum": {"milo": "linear", "milo_cosine": "cosine"}.get(kind)}
+    expected = {"type": "L1Loss"} if kind == "mae" else own
+    assert train["pixel_opt"] == {**expected, "loss_weight": 1, "reduction": "mean"}
     assert opt["val"]["metrics"]["psnr"] == {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": False}
 
 
@@ -99,6 +103,20 @@ def test_an_epoch_leaves_nothing_over(gpus):
     # BasicSR rounds an epoch's iterations up and drops the rest of the batch: with a rest, training ends early.
     data = load(25, "mae")["datasets"]["train"]
     assert 400 * data["dataset_enlarge_ratio"] % (data["batch_size_per_gpu"] * gpus) == 0
+
+
+def test_the_readme_shows_the_recommended_setting_and_knows_every_key():
+    text = (RECIPES / "README.md").read_text(encoding="utf-8")
+    command = re.search(r"```bash\n(.*?)\n```", text, re.DOTALL).group(1)
+    swapped = {"train": {"pixel_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"}}}
+    swap_loss(swapped, command.split("--loss ")[1], "official", RECIPES)
+    shown = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL).group(1))
+    assert shown == swapped
+    files = plain(load(25, "milo"))["train"]["pixel_opt"]
+    assert files.pop("mask_gradient") is False  # the default
+    assert files == shown["train"]["pixel_opt"]
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", text, re.MULTILINE)
+    assert {key for row in rows for key in re.findall(r"\w+", row)} == set(keys_of(BasicSRMILOLoss))
 
 
 # ---------------------------------------------------------------------------------------------- learning rate

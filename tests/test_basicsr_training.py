@@ -111,6 +111,13 @@ def test_a_published_configuration_trains_and_resumes(name, loss, images, train,
     assert len(moved) > len(late) / 2
 
 
+def assert_same_losses(one, other):
+    """Of two trainings that are set up in different ways."""
+    assert one.losses().keys() == other.losses().keys()
+    for curve, values in one.losses().items():
+        assert other.losses()[curve] == pytest.approx(values, rel=1e-4), curve
+
+
 def test_a_swap_is_what_the_file_would_say(images, train, tmp_path, capsys):
     two = {"train": {"total_iter": 2}}
     inside, outside = shrunk("MSRResNet", images, MILO), shrunk("MSRResNet", images)
@@ -121,7 +128,7 @@ def test_a_swap_is_what_the_file_would_say(images, train, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert first.code == second.code == 0
     assert list(first.scalars["losses/l_pix"]) == [1, 2]
-    assert first.losses() == second.losses()
+    assert_same_losses(first, second)
     assert any("L1Loss" in line and "MILOLoss" in line for line in printed.splitlines())
     assert "L1Loss" in (tmp_path / "options.yml").read_text()
 
@@ -141,7 +148,7 @@ def test_a_gan_that_skips_generator_steps_keeps_the_place_and_takes_milo_as_perc
     pixel, perceptual = (whole.scalars[f"losses/l_g_{name}"] for name in ("pix", "percep"))
     assert list(pixel) == list(perceptual) == [2, 4, 6]
     # At the end of the curriculum both are the same loss, weighted 0.01 and 0.5.
-    assert perceptual[6] == pytest.approx(50 * pixel[6], rel=1e-6)
+    assert perceptual[6] == pytest.approx(50 * pixel[6], rel=1e-5)
     assert perceptual[2] != pytest.approx(50 * pixel[2], rel=0.01)
 
     resumed = train(options, *skip, "--auto_resume")
@@ -156,7 +163,7 @@ def test_a_train_py_of_ones_own_needs_the_import_only(images, train):
     ours, theirs = train(options), train(options, own=True)
     assert theirs.positions == [0.5, 1]
     assert list(theirs.scalars["losses/l_pix"]) == [1, 2]
-    assert theirs.losses() == ours.losses()
+    assert_same_losses(theirs, ours)
 
 
 def test_a_grey_model_trains(images, train):
@@ -188,7 +195,7 @@ def test_two_processes_train_what_one_trains(images, train, tmp_path):
     launch_two(folder, "-opt", write(options, folder / "options.yml"))
     two = scalars_of(folder.rglob("events.out.*"))
     assert list(two["losses/l_pix"]) == [1, 2, 3]
-    for name in ("losses/l_pix", "metrics/Set5/psnr"):
+    for name in ("losses/l_pix", "l1", "metrics/Set5/psnr"):
         assert two[name] == pytest.approx(one.scalars[name], rel=1e-5), name
     ours, theirs = (networks(where, options, "latest") for where in (tmp_path, folder))
     assert ours.keys() == theirs.keys()

@@ -13,7 +13,7 @@ from milo_restore import bench
 from milo_restore.bench import BenchSettings, add_arguments, swinir
 from milo_restore.errors import ConfigError
 
-ROWS = ["L1", "MILO", "MILO, constant mask"]
+ROWS = ["L1", "MILO", "MILO, through the mask"]
 
 
 def options(*words):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,7 @@ def own_weights(tmp_path):
     """A weight file of one's own, random: what --weights PATH takes."""
     torch.manual_seed(3)
     path = tmp_path / "own.safetensors"
-    save_file(MILO().state_dict(), path)
+    save_file(MILO.untrained().state_dict(), path)
     return path
 
 
@@ -86,6 +87,13 @@ def test_score_of_the_sample_pair(shared, capsys, tmp_path, monkeypatch):
     assert content["weights"]["sha256"].startswith("a1d66a7e0ebe0f83")
 
 
+def scores_of_the_sample(printed):
+    name, raw = printed.splitlines()[-1].split()[:2]
+    assert name == "dist"
+    assert len(raw) == len("0.6678551")
+    return float(raw) == pytest.approx(0.6678551, rel=1e-5)
+
+
 @pytest.mark.golden
 def test_score_of_the_sample_latents(shared, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("MILO_RESTORE_ASSETS", str(shared))
@@ -93,13 +101,13 @@ def test_score_of_the_sample_latents(shared, capsys, tmp_path, monkeypatch):
     assert main(["score", str(pair / "ref.npy"), str(pair / "dist.npy"), "--latent"]) == 0
     printed = capsys.readouterr().out
     assert "LatentMILO, weights: official (MILO_latent.pth" in printed
-    assert printed.splitlines()[-1].split()[:2] == ["dist", "0.6678551"]
+    assert scores_of_the_sample(printed)
     # The same from the other two formats, with and without a batch dimension.
     reference = torch.from_numpy(np.load(pair / "ref.npy")).reshape(4, 64, 64)
     save_file({"latent": reference}, tmp_path / "ref.safetensors")
     torch.save(torch.from_numpy(np.load(pair / "dist.npy")).reshape(1, 4, 64, 64), tmp_path / "dist.pt")
     assert main(["score", str(tmp_path / "ref.safetensors"), str(tmp_path / "dist.pt"), "--latent"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].split()[:2] == ["dist", "0.6678551"]
+    assert scores_of_the_sample(capsys.readouterr().out)
 
 
 def test_score_of_folders(folders, own_weights, capsys, tmp_path):
@@ -111,9 +119,9 @@ def test_score_of_folders(folders, own_weights, capsys, tmp_path):
     assert [row["name"] for row in rows] == ["a", "b", "c"]
     for row in rows:
         image, reference = (to_tensor(read_image(row[key]))[None] for key in ("distorted", "reference"))
-        assert float(row["raw_error"]) == pytest.approx(milo(image, reference=reference).item(), rel=1e-6)
+        assert float(row["raw_error"]) == pytest.approx(milo(image, reference=reference).item(), rel=1e-5)
         assert float(row["quality"]) == pytest.approx(milo.quality(image, reference=reference).item(), rel=1e-4)
-        assert float(row["mos"]) == pytest.approx(milo.mos(image, reference=reference).item(), rel=1e-6)
+        assert float(row["mos"]) == pytest.approx(milo.mos(image, reference=reference).item(), rel=1e-5)
         assert row["reference"].endswith(f"ref/{row['name']}.png")
     content = json.loads(record.read_text())
     assert content["metric"] == "MILO"
@@ -130,7 +138,7 @@ def test_score_of_folders(folders, own_weights, capsys, tmp_path):
 
 
 def test_score_of_latent_folders(tmp_path, capsys):
-    save_file(LatentMILO().state_dict(), tmp_path / "own.safetensors")
+    save_file(LatentMILO.untrained().state_dict(), tmp_path / "own.safetensors")
     for folder in ("ref", "dist"):
         (tmp_path / folder).mkdir()
     for name in ("x", "y"):
@@ -170,7 +178,7 @@ def test_score_names_the_pair_that_the_metric_refuses(tmp_path, capsys, own_weig
     line = fails(capsys, "score", tmp_path / "small.png", tmp_path / "small.png", "--weights", own_weights)
     assert "small.png against" in line
     assert "at least 16, got 40x8" in line
-    save_file(LatentMILO().state_dict(), tmp_path / "latent.safetensors")
+    save_file(LatentMILO.untrained().state_dict(), tmp_path / "latent.safetensors")
     np.save(tmp_path / "nan.npy", np.full((4, 16, 16), np.nan, np.float32))
     arguments = (tmp_path / "nan.npy", tmp_path / "nan.npy", "--latent", "--weights", tmp_path / "latent.safetensors")
     line = fails(capsys, "score", *arguments)
@@ -193,7 +201,7 @@ def test_score_refuses_wrong_paths(folders, tmp_path, capsys, own_weights):
 
 
 def test_score_refuses_wrong_latents(tmp_path, capsys, folders):
-    save_file(LatentMILO().state_dict(), tmp_path / "own.safetensors")
+    save_file(LatentMILO.untrained().state_dict(), tmp_path / "own.safetensors")
     weights = ("--latent", "--weights", tmp_path / "own.safetensors")
     np.save(tmp_path / "flat.npy", np.zeros((16, 16), np.float32))
     line = fails(capsys, "score", tmp_path / "flat.npy", tmp_path / "flat.npy", *weights)
@@ -214,9 +222,10 @@ def test_score_refuses_wrong_latents(tmp_path, capsys, folders):
 
 def test_results_are_refused_before_any_work(folders, tmp_path, capsys):
     """No weights are read: 'nonsense' would fail later."""
+    (tmp_path / "file").touch()
     for option in ("--csv", "--json"):
-        line = fails(capsys, "score", *folders, "--weights", "nonsense", option, tmp_path / "none" / "scores")
-        assert f"{tmp_path / 'none'}: no such folder" in line
+        line = fails(capsys, "score", *folders, "--weights", "nonsense", option, tmp_path / "file" / "scores")
+        assert f"{tmp_path / 'file'}: is a file" in line
         assert "is a folder" in fails(capsys, "score", *folders, "--weights", "nonsense", option, tmp_path)
 
 
@@ -273,6 +282,12 @@ def test_score_with_the_shipped_weights(folders, capsys, monkeypatch):
 # --- map
 
 
+def shows(picture, values, top):
+    """Each pixel has its value's colour, or the next where the value lies within rounding of the border of two."""
+    low, high = (heat_map(values + shift * top, top) for shift in (-1e-5, 1e-5))
+    return np.logical_or(picture == low, picture == high).all()
+
+
 def test_map_draws_what_the_metric_says(folders, own_weights, tmp_path, capsys):
     paths = (folders[0] / "b.png", folders[1] / "b.bmp")
     arguments = [*map(str, paths), "--weights", str(own_weights), "--out", str(tmp_path / "m.png")]
@@ -280,11 +295,12 @@ def test_map_draws_what_the_metric_says(folders, own_weights, tmp_path, capsys):
     milo = MILO.from_pretrained(own_weights)
     reference, image = (to_tensor(read_image(path))[None] for path in paths)
     expected = milo.map(image, reference=reference)[0, 0]
-    assert np.array_equal(read_image(tmp_path / "m.png"), heat_map(expected, 0.5))
-    assert f"largest {expected.max():.6f}" in capsys.readouterr().out
+    assert shows(read_image(tmp_path / "m.png"), expected, 0.5)
+    largest = float(re.search(r"largest (\d\.\d{6})", capsys.readouterr().out)[1])
+    assert largest == pytest.approx(expected.max().item(), abs=2e-6)
     assert main(["map", *arguments, "--mask"]) == 0
     picture = read_image(tmp_path / "m.png")
-    assert np.array_equal(picture[24:56, :40], heat_map(milo.mask(image, reference=reference)[0, 0], 4.0))
+    assert shows(picture[24:56, :40], milo.mask(image, reference=reference)[0, 0], 4.0)
     assert picture.shape[1] > 80  # the scale beside it
     assert "0 (black) to 4 (pale yellow)" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dist", "m.png", "own.safetensors", "ref"]
@@ -294,7 +310,7 @@ def test_map_refuses(folders, own_weights, tmp_path, capsys):
     reference, distorted = folders
     pair = (reference / "b.png", distorted / "b.bmp", "--weights", own_weights)
     out = tmp_path / "m.png"
-    assert f"{tmp_path / 'none'}: no such folder" in fails(capsys, "map", *pair, "--out", tmp_path / "none" / "m.png")
+    assert "b.bmp: is a file" in fails(capsys, "map", *pair, "--out", distorted / "b.bmp" / "m.png")
     assert "ends in .png" in fails(capsys, "map", *pair, "--out", tmp_path / "m.jpg")
     assert "--top: must be a positive number" in fails(capsys, "map", *pair, "--out", out, "--top", "0")
     assert "is a folder" in fails(capsys, "map", reference, distorted, "--weights", own_weights, "--out", out)

@@ -137,7 +137,7 @@ def test_a_second_run_computes_nothing(command, computed, tid, tmp_path, capsys)
     assert computed[24:] == ["i01_01_1.bmp"]
     torch.manual_seed(1)
     weights = tmp_path / "own.pth"
-    torch.save(MILO().state_dict(), weights)
+    torch.save(MILO.untrained().state_dict(), weights)
     assert command(metrics=("milo:mini", f"milo:{weights}")) == 0
     assert len(computed) == 24 + 1 + 1 + 12
     assert len(list((tmp_path / "cache").iterdir())) == 3
@@ -218,8 +218,9 @@ def test_refusals_come_before_any_work(command, computed, tid, tmp_path, capsys)
     assert "takes no such weights" in error_of(capsys)
     assert command(metrics=("mae", f"milo:{tmp_path / 'none.pth'}")) == 2
     assert "no such weight file" in error_of(capsys)
-    assert command("--csv", tmp_path / "none" / "t.csv") == 2
-    assert "no such folder" in error_of(capsys)
+    (tmp_path / "file").touch()
+    assert command("--csv", tmp_path / "file" / "t.csv") == 2
+    assert "is a file" in error_of(capsys)
     assert command("--split", "kadid-test") == 2
     assert "a part of KADID-10k, not of TID2013" in error_of(capsys)
     Image.new("RGB", (30, 30)).save(tid / "reference_images" / "I04.BMP")

@@ -54,7 +54,8 @@ def test_it_denoises_as_the_evaluation_does(run_folder, images, tmp_path, sigma)
     for name in ("one.png", "two.jpg"):
         image = read_image(images / name)
         noisy = to_tensor(image) if sigma is None else evaluation_input(image, sigma)
-        assert np.array_equal(read_image(out / f"{name[:3]}.png"), denoise(model, noisy))
+        difference = read_image(out / f"{name[:3]}.png").astype(int) - denoise(model, noisy)
+        assert np.abs(difference).max() <= 1  # a value between two levels may go either way
     assert json.loads((out / "denoise.json").read_text())["add_noise"] == sigma
 
 

@@ -153,8 +153,8 @@ def test_refusals_come_before_any_work(command, folders, monkeypatch):
         command(metrics=("psrn",))
     with pytest.raises(ConfigError, match="border: -1 is less than 0"):
         command("--border", -1)
-    with pytest.raises(DataError, match="no such folder"):
-        command("--csv", folders / "nowhere" / "r.csv")
+    with pytest.raises(DataError, match="is a file"):
+        command("--csv", folders / "pred" / "1_restored.png" / "r.csv")
     (folders / "pred" / "1_restored.png").unlink()
     with pytest.raises(DataError, match=r"pred has no counterpart of 1.png"):
         command()

@@ -457,7 +457,8 @@ def test_batches_may_be_split_in_any_way():
     parts = [degrade_batch(images[[n]], [keys[n]], settings, 9) for n in (2, 0, 3, 1)]
     for number in (0, 1):
         together = torch.cat([parts[n][number] for n in (1, 3, 0, 2)])
-        assert torch.equal(whole[number], together)
+        # 8 bits and JPEG round: a value on a border may fall either way. Another key is 0.05 away.
+        assert (whole[number] - together).square().mean().sqrt() < 1e-3
         assert whole[number].shape == images.shape
         assert whole[number].dtype == torch.float32
         assert whole[number].min() >= 0

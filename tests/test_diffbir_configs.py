@@ -35,7 +35,12 @@ def test_the_tiny_configurations_pass_a_dry_run(task, capsys, tmp_path):
     arguments = ["--dry-run", "--output", str(tmp_path / "run")]
     assert run_recipe(diffbir.main, diffbir.Config, CONFIGS / f"diffbir_{task}_tiny.yaml", "", arguments) == 0
     assert not (tmp_path / "run").exists()
-    assert "MISSING" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "MISSING" not in printed
+    assert "control: unet" in printed
+    (cosines,) = [line for line in printed.splitlines() if line.startswith("gradient cosine with MSE: ")]
+    for part in ("(t = 50)", "(250)", "(500)", "(750)", "(900)", "where the curriculum ends", "where it starts"):
+        assert part in cosines
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -48,6 +53,7 @@ def test_the_paper_configurations_name_all_that_is_missing(task, capsys, tmp_pat
     missing = [line.split(":")[0] for line in output.out.splitlines() if ": MISSING: " in line]
     assert {"base ./weights/diffbir-v2", "control base", "data.train", "data.test"} <= set(missing)
     assert any(name.startswith("cleaner ") for name in missing)
+    assert "gradient cosine with MSE" in missing
     assert "licences: Stable Diffusion 2.1-base: CreativeML Open RAIL++-M" in output.out
     assert "checks failed" in output.err
 
@@ -65,6 +71,7 @@ def test_the_paper_configurations_pass_where_all_is_there(task, world, capsys, t
     diffbir_setup.IRControlNet.from_unet(unet).save_pretrained(base / "controlnet")
     monkeypatch.chdir(tmp_path)
     changes = ["cleaner=none", f"loss.weights={world / 'latent_milo.safetensors'}", "metric_weights=mini"]
+    changes += ["training.stages.0.patch=128"]  # of the world's images
     changes += ["data.test=[held-out-photographs]"] if task == "denoise" else []
     arguments = ["--dry-run", "--set", *changes]
     assert run_recipe(diffbir.main, diffbir.Config, CONFIGS / f"diffbir_{task}_paper.yaml", "", arguments) == 0

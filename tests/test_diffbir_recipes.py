@@ -12,7 +12,7 @@ from dataclasses import replace
 import micro_world
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, assert_near
 from micro_world import CONFIGS, RECIPES, diffbir, run, write
 from PIL import Image
 from safetensors.torch import load_file
@@ -72,12 +72,59 @@ def test_a_run_leaves_everything_it_promises(whole):
     numbers = json.loads((folder / "metrics.json").read_text())
     assert numbers["steps"] == 6
     assert numbers["loss"] == "milo-linear"
+    assert list(numbers["results"][0]["table"]) == ["input", "cleaner", "start", "output", "autoencoder"]
+    table = numbers["results"][0]["table"]
+    assert table["output"]["psnr"] == numbers["results"][0]["means"]["output_psnr"]
+    assert table["start"]["psnr"] != table["output"]["psnr"]  # the zero convolutions have moved
+    assert table["autoencoder"]["psnr"] not in (table["start"]["psnr"], table["output"]["psnr"])
     means = numbers["results"][0]["means"]
     assert means["input_psnr"] == pytest.approx(20.3, abs=0.5)  # sigma 25, clipped
     assert {f"{stage}_milo" for stage in ("input", "cleaner", "output")} <= means.keys()
     with Image.open(folder / "samples" / "final.png") as picture:
         assert picture.width >= 5 * 160
     assert len(losses(whole[0])) == 6
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = [line["cosine_mse"] for line in lines if "loss" in line]
+    assert len(found) == 6  # log_every is 1
+    assert all(0.99 < value <= 1 for value in found)  # random weights have a flat mask
+
+
+def test_the_logged_cosine_is_that_of_the_losses_gradients(settings, tmp_path):
+    for name, loss in (("mse", {"kind": "mse"}), ("milo", settings["loss"])):
+        (tmp_path / name).mkdir()
+        training = {**settings["training"], "log_every": 4}
+        assert run(tmp_path / name, {**settings, "loss": loss, "training": training}) == 0
+        lines = [json.loads(line) for line in (tmp_path / name / "run" / "metrics.jsonl").read_text().splitlines()]
+        found = {line["step"]: line["cosine_mse"] for line in lines if "loss" in line}
+        assert list(found) == [4, 6]
+        assert all(value == pytest.approx(1, abs=1e-5) for value in found.values()) == (name == "mse")
+
+
+def test_mse_beside_it_starts_from_the_same_and_shares_the_table(settings, whole, tmp_path, capsys):
+    assert run(tmp_path, {**settings, "beside": "mse"}) == 0
+    printed = capsys.readouterr().out
+    rows = [line for line in printed.splitlines() if "control after training" in line]
+    assert [row.split("training, ")[1].split()[0] for row in rows] == [
+        "mse",
+        "mse",
+        "milo-linear",
+    ]  # its own table first
+    assert "control before training" in printed
+    assert "autoencoder's limit" in printed
+    mse, milo = (json.loads((tmp_path / folder / "metrics.json").read_text()) for folder in ("run/mse", "run"))
+    assert mse["results"][0]["table"]["start"] == milo["results"][0]["table"]["start"]
+    assert difference(weights(tmp_path), weights(whole[0])) == 0  # what it is without the other
+    shutil.rmtree(tmp_path / "run" / "final")
+    (tmp_path / "run" / "mse" / "final" / "model.safetensors").unlink()  # a finished one is not run again
+    assert run(tmp_path, {**settings, "beside": "mse"}, "--resume", "latest") == 0
+
+
+def test_the_condition_reaches_the_mask(settings, tmp_path):
+    loss = {**settings["loss"], "curriculum": "constant", "mask_pair": "condition"}
+    assert run(tmp_path, {**settings, "loss": loss, "condition_noise": 200}) == 0
+    numbers = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert numbers["loss"] == "milo-condition"
+    assert numbers["held_out"]["after"]["loss"] > 0
 
 
 def test_what_is_frozen_stays_and_only_the_control_moves(whole):
@@ -100,7 +147,7 @@ def test_before_its_first_step_the_control_changes_nothing(whole, settings):
     assert all(not parameter.any() for part in zero for parameter in part.parameters())
     z, times = torch.randn(2, 4, 16, 16), torch.tensor([3, 999])
     steered = diffbir.predict(frozen.unet, control, z, times, frozen.context, torch.randn_like(z))
-    assert torch.equal(steered, frozen.unet(z, times, frozen.context.expand(2, -1, -1)).sample)
+    assert_near(steered, frozen.unet(z, times, frozen.context.expand(2, -1, -1)).sample)
 
 
 def test_a_run_goes_on_with_the_same_data_and_networks_only(whole, settings, tmp_path, capsys):
@@ -148,8 +195,9 @@ def test_bfloat16_trains_and_samples(whole, settings, tmp_path):
 
 def test_a_cached_run_encodes_once(settings, tmp_path, monkeypatch):
     asked = []
-    encode = diffbir.encode
-    monkeypatch.setattr(diffbir, "encode", lambda *arguments: asked.append(len(arguments[1])) or encode(*arguments))
+    encode = diffbir_setup.Frozen.encode
+    counting = lambda *arguments: asked.append(len(arguments[1])) or encode(*arguments)  # noqa: E731
+    monkeypatch.setattr(diffbir_setup.Frozen, "encode", counting)
     cached = {**settings, "cache": {"folder": str(tmp_path / "latents"), "samples": 5}}
     for name in ("first", "second"):
         (tmp_path / name).mkdir()

@@ -135,11 +135,12 @@ def test_ssim_refuses_less_than_its_window():
 
 
 def test_an_idle_denoiser_scores_as_its_input():
-    metric = MILO().freeze()
+    metric = MILO.untrained().freeze()
     scores = evaluate_denoiser(Identity(), pictures(), 25, metric)
     assert [row.name for row in scores.rows] == ["c", "a", "b"]
     for row, (_, clean) in zip(scores.rows, pictures()):
-        assert (row.psnr, row.ssim, row.milo) == (row.input_psnr, row.input_ssim, row.input_milo)
+        assert (row.psnr, row.ssim) == (row.input_psnr, row.input_ssim)
+        assert row.milo == pytest.approx(row.input_milo, rel=1e-5)
         # The protocol, written out: legacy seed 0 per image, float noise, clamped and rounded afterwards.
         noise = np.random.RandomState(0).normal(0, 25 / 255.0, clean.shape)
         noisy = np.clip(np.float32(clean) / 255 + noise, 0, 1)
@@ -153,7 +154,7 @@ def test_an_idle_denoiser_scores_as_its_input():
 
 def test_a_perfect_denoiser_and_json():
     name, clean = pictures()[0]
-    scores = evaluate_denoiser(Perfect(to_tensor(clean)), [(name, clean)], 50, MILO().freeze())
+    scores = evaluate_denoiser(Perfect(to_tensor(clean)), [(name, clean)], 50, MILO.untrained().freeze())
     row = scores.rows[0]
     assert (row.psnr, row.ssim, row.milo) == (math.inf, 1.0, 0.0)
     assert row.input_psnr < 16
@@ -185,7 +186,7 @@ def test_images_that_cannot_be_measured_are_named():
     with pytest.raises(DataError, match="no images"):
         evaluate_denoiser(Identity(), [], 25)
     with pytest.raises(DataError, match="^tiny.png: sides must be at least 16, got 12x12"):
-        evaluate_denoiser(Identity(), [("tiny.png", RGB[:12, :12])], 25, MILO().freeze())
+        evaluate_denoiser(Identity(), [("tiny.png", RGB[:12, :12])], 25, MILO.untrained().freeze())
     with pytest.raises(DataError, match="^tiny.png: SSIM needs sides"):
         evaluate_denoiser(Identity(), [("tiny.png", RGB[:10, :12])], 25)
 
@@ -204,7 +205,7 @@ def test_two_processes_share_the_images_and_agree(tmp_path):
     running = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
     try:
         for process in running:
-            _, errors = process.communicate(timeout=120)
+            _, errors = process.communicate(timeout=600)
             assert process.returncode == 0, errors[-3000:]
     finally:
         for process in running:
@@ -212,13 +213,16 @@ def test_two_processes_share_the_images_and_agree(tmp_path):
     expected = evaluate_denoiser(Mean(), pictures(), 25).as_dict()
     for rank in (0, 1):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert found["scores"] == expected
-        assert found["few"]["images"] == expected["images"][:1]
+        rows = [*found["scores"]["images"], found["scores"]["means"], *found["few"]["images"]]
+        for row, alone in zip(rows, [*expected["images"], expected["means"], expected["images"][0]], strict=True):
+            assert row.keys() == alone.keys()
+            for key, value in alone.items():
+                assert row[key] == (pytest.approx(value, rel=1e-4) if isinstance(value, float) else value), key
         assert found["error"].startswith("a: the network's output holds NaN")
 
 
 def test_summary_table():
-    scores = evaluate_denoiser(Mean(), pictures(), 25, MILO().freeze())
+    scores = evaluate_denoiser(Mean(), pictures(), 25, MILO.untrained().freeze())
     means = scores.means()
     head, rule, line = summary_table([("Kodak24", 25.0, scores)]).splitlines()
     assert head.split()[:4] == ["data", "set", "sigma", "images"]
@@ -230,7 +234,7 @@ def test_summary_table():
 
 def test_samples_show_input_output_target_and_mask():
     (_, clean), *_ = images = pictures()[:2]
-    metric = MILO().freeze()
+    metric = MILO.untrained().freeze()
     grid = denoising_samples(Identity(), images, 25, metric)
     height, width = clean.shape[:2]
     assert grid.shape[0] == 24 + height + 4 + images[1][1].shape[0]
@@ -244,8 +248,8 @@ def test_samples_show_input_output_target_and_mask():
     assert psnr(np.ascontiguousarray(first), clean) == evaluate_denoiser(Identity(), images, 25).rows[0].psnr
     mask = metric.mask(to_tensor(np.ascontiguousarray(first))[None], reference=to_tensor(clean)[None])
     expected = heat_map(mask[0, 0], 1.0)
-    assert any(
-        np.array_equal(grid[24 : 24 + height, x : x + width], expected)
+    assert any(  # a value on the border of two colours may be drawn in either
+        np.mean(grid[24 : 24 + height, x : x + width] == expected) > 0.999
         for x in range(matches[0] + width, grid.shape[1] - width + 1)
     )
     assert denoising_samples(Identity(), images, 25).shape[1] < grid.shape[1]

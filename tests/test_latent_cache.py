@@ -25,14 +25,14 @@ PATCH, SAMPLES, SEED = 16, 6, 5
 
 
 class Encoder:
-    """Stands in for VAE and cleaner: means of 8x8 cells; counts what it is asked."""
+    """Stands in for VAE and cleaner: one pixel of each 8x8 cell; counts what it is asked."""
 
     def __init__(self) -> None:
         self.images = 0
 
     def __call__(self, degraded, target):
         self.images += len(target)
-        cells = [torch.nn.functional.avg_pool2d(images, 8) for images in (degraded, target)]
+        cells = [images[..., ::8, ::8].contiguous() for images in (degraded, target)]
         return {"condition": cells[0], "mean": cells[1]}
 
 
@@ -69,7 +69,7 @@ def test_a_cached_sample_is_what_encoding_it_gives(tmp_path):
 def test_epochs_have_other_orders_and_the_key_decides_alone(tmp_path):
     cache = build(tmp_path, samples=12)
     orders = [
-        [cache[(9, 0, 12 * epoch + place, PATCH)]["mean"].sum().item() for place in range(12)] for epoch in (0, 1)
+        [cache[(9, 0, 12 * epoch + place, PATCH)]["mean"].numpy().tobytes() for place in range(12)] for epoch in (0, 1)
     ]
     assert orders[0] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1])

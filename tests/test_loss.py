@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from torch import nn
 
 from milo_restore import Curriculum, L1Loss, LatentMILOLoss, LPIPSLoss, MILOLoss
 from milo_restore.errors import ConfigError, DataError, WeightsError
-from milo_restore.loss import LossSettings, build_loss
+from milo_restore.loss import LossSettings, agreement, build_loss
+from milo_restore.metric.weights import Agreement, WeightsInfo
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def test_gradient_is_upstreams(shared, cls, file):
     archive = np.load(shared / "golden" / file)
     image = torch.from_numpy(archive["1.dist"]).requires_grad_()
     reference = torch.from_numpy(archive["1.ref"])
-    loss = cls("official")(image, reference)
+    loss = cls("official", mask_gradient=True)(image, reference)
     loss.backward()
     assert loss.item() == pytest.approx(archive["1.score"].mean(), rel=1e-5)
     gradient = torch.from_numpy(archive["1.grad_dist"]) / len(reference)
@@ -44,9 +47,9 @@ def test_gradient_is_upstreams(shared, cls, file):
 
 def test_the_mask_as_a_constant_is_another_loss(pair):
     gradients = []
-    for through in (True, False):
+    for settings in ({"mask_gradient": True}, {}):  # a constant mask is the default
         prediction = pair[0].clone().requires_grad_()
-        loss = MILOLoss("mini", mask_gradient=through)(prediction, pair[1])
+        loss = MILOLoss("mini", **settings)(prediction, pair[1])
         loss.backward()
         gradients.append((loss.item(), prediction.grad))
     assert gradients[0][0] == pytest.approx(gradients[1][0])
@@ -90,8 +93,158 @@ def test_a_curriculum_needs_its_step(pair):
 
 def test_normalized_weights_have_mean_one(pair):
     elements = MILOLoss("mini", normalize=True, reduction="none")(*pair)
-    w = elements / (pair[0] - pair[1]).abs() / 4
+    w = elements / (pair[0] - pair[1]).abs()
     torch.testing.assert_close(w.mean((1, 2, 3)), torch.ones(2), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("step", [0, 50, 100])
+def test_normalized_loss_stays_at_the_scale_of_l1(pair, step):
+    for normalize, ratio in ((True, 1.0), (False, {0: 4.0, 50: 2.0, 100: 0.1}[step])):
+        loss = MILOLoss("mini", curriculum="linear", total_steps=100, normalize=normalize)
+        value, terms = loss.terms(*pair, step=step)
+        assert (value / terms["l1"]).item() == pytest.approx(ratio, rel=0.25 if ratio >= 1 else 1)
+
+
+def test_an_anchor_adds_l1(pair):
+    milo, l1 = MILOLoss("mini"), L1Loss()
+    anchored = MILOLoss("mini", anchor=0.1, loss_weight=10)  # L1 + 10 MILO
+    torch.testing.assert_close(anchored(*pair), l1(*pair) + 10 * milo(*pair))
+    assert build_loss(LossSettings(weights="mini", anchor=0.1), 1).anchor == 0.1
+    for wrong in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="anchor"):
+            MILOLoss("mini", anchor=wrong)
+
+
+@pytest.mark.parametrize("settings", [{}, {"reduction": "sum"}, {"normalize": True, "anchor": 0.5, "loss_weight": 3}])
+def test_terms_are_the_loss_and_what_to_watch(pair, settings):
+    loss = MILOLoss("mini", curriculum="cosine", total_steps=10, **settings)
+    prediction = pair[0].clamp(0, 1).requires_grad_()
+    weight = torch.rand(pair[0].shape)
+    value, terms = loss.terms(prediction, pair[1], weight, step=3)
+    torch.testing.assert_close(value, loss(prediction, pair[1], weight, step=3), atol=0, rtol=1e-5)
+    assert value.requires_grad
+    assert {name: (term.ndim, term.requires_grad) for name, term in terms.items()} == {"l1": (0, 0), "milo": (0, 0)}
+    torch.testing.assert_close(terms["l1"], nn.functional.l1_loss(prediction, pair[1]))
+    torch.testing.assert_close(terms["milo"], loss.metric(prediction, reference=pair[1]).mean())
+    value, terms = L1Loss(2.0).terms(*pair, weight)
+    torch.testing.assert_close(value, 2 * (weight * (pair[0] - pair[1]).abs()).mean())
+    torch.testing.assert_close(terms, {"l1": nn.functional.l1_loss(*pair)})
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear"])
+@pytest.mark.parametrize("step", [0.5, float("nan"), float("inf"), torch.tensor(0.25)])
+def test_a_fractional_step_is_refused(pair, kind, step):
+    loss = MILOLoss("mini", curriculum=kind, total_steps=10)
+    with pytest.raises(ConfigError, match="no whole number"):
+        loss(*pair, step=step)
+    for whole in (3, 3.0, np.int64(3), torch.tensor(3)):
+        torch.testing.assert_close(loss(*pair, step=whole), loss(*pair, step=3))
+
+
+@pytest.mark.parametrize("cls", [MILOLoss, LatentMILOLoss])
+def test_every_argument_stands_in_signature_and_docstring(cls):
+    arguments = list(inspect.signature(cls).parameters)
+    assert arguments == [
+        "weights", "curriculum", "total_steps", "start_step", "mask_gradient", "normalize", "anchor", "compute_dtype",
+        "loss_weight", "reduction",
+    ]  # fmt: skip
+    assert all(
+        f"\n        {name}: " in inspect.cleandoc(cls.__doc__).replace("\n    ", "\n        ") for name in arguments
+    )
+
+
+def test_repr_says_what_trains():
+    text = repr(nn.Sequential(MILOLoss("mini", curriculum="linear", total_steps=20, anchor=0.5)))
+    for words in ("MILOLoss(weights: mini (milo_mini.safetensors, sha256", "linear over steps 0 to 20",
+                  "mask_gradient=False", "normalize=False", "anchor=0.5"):  # fmt: skip
+        assert words in text
+
+
+def test_weights_below_the_goal_are_told_once(monkeypatch):
+    def told(name, sha, **values):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            agreement.warn_below_goal(WeightsInfo(name, f"{name}.safetensors", sha, agreement=Agreement(**values)))
+        return [str(warning.message) for warning in caught]
+
+    monkeypatch.setattr(agreement, "_told", set())
+    (message,) = told("mine", "a" * 64, gradient_cosine=0.95, mask_correlation=0.44)
+    assert "mask correlation 0.44, goal 0.8" in message
+    assert "gradient cosine" not in message
+    assert told("mine", "a" * 64, gradient_cosine=0.95, mask_correlation=0.44) == []
+    assert told("mine", "b" * 64, gradient_cosine=0.9, mask_correlation=0.8) == []
+    assert told("official", "c" * 64) == told("mine", "d" * 64) == []
+    assert "not all of it is recorded" in told("mini", "e" * 64)[0]
+
+
+def test_building_a_loss_leaves_the_random_state(monkeypatch):
+    import lpips
+
+    real = lpips.LPIPS
+    monkeypatch.setattr(lpips, "LPIPS", lambda **k: real(**k, pnet_rand=True))
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    for build in (lambda: MILOLoss("mini"), lambda: LatentMILOLoss("mini"), LPIPSLoss):
+        build()
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_video_frames_count_as_images(pair):
+    loss = MILOLoss("mini", normalize=True)
+    video = [x[None].expand(2, -1, -1, -1, -1) for x in pair]
+    torch.testing.assert_close(loss(*video), loss(*pair))
+    assert MILOLoss("mini", reduction="none")(*video).shape == video[0].shape
+
+
+ALL = {"curriculum": "linear", "total_steps": 10, "normalize": True, "anchor": 0.1}
+
+
+@pytest.mark.parametrize("settings", [{}, {**ALL, "mask_gradient": True}])
+def test_compiles_into_one_graph(pair, settings):
+    loss = MILOLoss("mini", **settings)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for step in (2, 3, 7):
+        gradients = []
+        for function in (loss, compiled):
+            prediction = pair[0].clone().requires_grad_()
+            value = function(prediction, pair[1], step=step)
+            value.backward()
+            gradients.append((value.detach(), prediction.grad))
+        torch.testing.assert_close(gradients[1][0], gradients[0][0])
+        assert (gradients[1][1] - gradients[0][1]).abs().max() <= 1e-5 * gradients[0][1].abs().max()
+
+
+@pytest.fixture(scope="module")
+def exportable(pair):
+    from torch.export import Dim
+
+    sides = {0: Dim("n", max=64), 2: Dim("h", min=16, max=4096), 3: Dim("w", min=16, max=4096)}
+    shapes = {"prediction": sides, "target": sides, "step": None}
+    return MILOLoss("mini", **ALL), {"args": pair, "kwargs": {"step": 3}, "dynamic_shapes": shapes}
+
+
+def other_sizes():
+    generator = torch.Generator().manual_seed(4)
+    for shape in ((2, 3, 40, 33), (3, 3, 33, 57), (1, 3, 64, 16)):
+        yield torch.rand(shape, generator=generator), torch.rand(shape, generator=generator)
+
+
+def test_exports_with_dynamic_sides(exportable):
+    loss, how = exportable
+    program = torch.export.export(loss, **how).module()
+    for prediction, target in other_sizes():
+        torch.testing.assert_close(program(prediction, target, step=3), loss(prediction, target, step=3))
+
+
+def test_onnx_computes_the_same(exportable, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    loss, how = exportable
+    torch.onnx.export(loss.eval(), **how, dynamo=True, verbose=False).save(tmp_path / "loss.onnx")
+    session = runtime.InferenceSession(tmp_path / "loss.onnx", providers=["CPUExecutionProvider"])
+    for prediction, target in other_sizes():
+        (value,) = session.run(None, {"prediction": prediction.numpy(), "target": target.numpy()})
+        assert float(value) == pytest.approx(loss(prediction, target, step=3).item(), abs=1e-5, rel=1e-5)
 
 
 def test_reductions_and_element_weights(pair):
@@ -156,8 +309,9 @@ def test_lpips_in_the_same_signature(monkeypatch, pair):
     loss = LPIPSLoss("alex", loss_weight=2.0)
     images = [nn.functional.interpolate(x, 64).clamp(0, 1) for x in pair]
     prediction = images[0].requires_grad_()
-    value = loss(prediction, images[1], step=3)
+    value, terms = loss.terms(prediction, images[1], step=3)
     value.backward()
+    torch.testing.assert_close(terms, {"l1": nn.functional.l1_loss(prediction.detach(), images[1])})
     assert value.item() > 0
     assert prediction.grad.abs().max() > 0
     assert loss(images[1], images[1]).item() == pytest.approx(0, abs=1e-7)
@@ -166,12 +320,23 @@ def test_lpips_in_the_same_signature(monkeypatch, pair):
 
 def test_build_loss():
     assert isinstance(build_loss(LossSettings(kind="mae"), 10), L1Loss)
-    loss = build_loss(LossSettings(weights="mini", curriculum="cosine", mask_gradient=False), 10)
+    loss = build_loss(LossSettings(weights="mini", curriculum="cosine"), 10)
     assert isinstance(loss, MILOLoss)
     assert loss.curriculum == Curriculum("cosine", 10)
     assert not loss.mask_gradient
-    assert LossSettings(weights="mini", curriculum="cosine").label == "milo-cosine"
-    assert LossSettings(mask_gradient=False).label == "milo-detached"
-    assert LossSettings(kind="mae").label == "mae"
-    with pytest.raises(ValueError, match="curriculum"):
-        LossSettings(kind="mae", curriculum="linear")
+    labels = {
+        "milo": {},
+        "milo-through": {"mask_gradient": True},
+        "milo-linear": {"curriculum": "linear"},
+        "milo-cosine-through": {"curriculum": "cosine", "mask_gradient": True},
+        "milo-normalized-anchor0.1": {"normalize": True, "anchor": 0.1},
+        "mae": {"kind": "mae"},
+    }
+    assert {name: LossSettings(**settings).label for name, settings in labels.items()} == {n: n for n in labels}
+    for wrong, what in (
+        ({"kind": "mae", "curriculum": "linear"}, "curriculum"),
+        ({"kind": "lpips", "anchor": 0.1}, "anchor"),
+        ({"anchor": -1.0}, "anchor"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            LossSettings(**wrong)

@@ -180,7 +180,7 @@ def test_scores_of_a_batch_are_those_of_its_images(untrained):
     for score in (untrained, untrained.mos):
         singly = torch.cat([score(image[i : i + 1], reference=reference[i : i + 1]) for i in range(3)])
         assert singly.shape == (3,)
-        torch.testing.assert_close(score(image, reference=reference), singly, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(score(image, reference=reference), singly, atol=1e-6, rtol=1e-5)
     assert untrained.map(image, reference=reference).shape == (3, 1, 37, 50)
 
 

@@ -20,12 +20,13 @@ from safetensors.torch import load_file
 from milo_restore import Restormer
 from milo_restore.config import load_config
 from milo_restore.errors import ConfigError
+from milo_restore.evaluate.tables import load_table
 
 RECIPES = REPOSITORY / "recipes"
 TINY = [
     "--set", "training.stages=[{steps: 4, patch: 32, batch: 4}, {steps: 2, patch: 48, batch: 2}]",
     "training.constant_steps=2", "training.evaluate_every=6", "training.sample_every=3", "training.checkpoint_every=2",
-    "training.log_every=1", "network.dim=8", "network.heads=[1, 2, 2, 4]",
+    "training.log_every=1", "network.dim=8", "network.heads=[1, 2, 2, 4]", "loss.weights=mini", "metric_weights=mini",
 ]  # fmt: skip
 
 
@@ -62,6 +63,13 @@ def test_tiny_run_leaves_everything_it_promises(denoise, monkeypatch, tmp_path, 
     assert numbers["results"][0]["means"]["input_psnr"] == pytest.approx(20.4, abs=0.3)
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [s["step"] for s in steps if "loss" in s] == [1, 2, 3, 4, 5, 6]
+    first = next(s for s in steps if "loss" in s)
+    position = 1 / 6
+    expected = 4 * (1 - position) * first["l1"] + (2 * position - 1) * first["milo"]
+    assert first["loss"] == pytest.approx(expected, rel=1e-4)
+    (evaluated,) = (s["evaluation"] for s in steps if "evaluation" in s)
+    assert evaluated["input_psnr"] == pytest.approx(20.4, abs=0.3)
+    assert "psnr" in evaluated
     with Image.open(folder / "samples" / "000006.png") as picture:
         assert min(picture.size) > 400
     model = Restormer.from_checkpoint(folder / "final" / "model.safetensors")
@@ -125,7 +133,8 @@ def test_sigterm_saves_and_resume_ends_where_an_uninterrupted_run_does(tmp_path)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     longer = ["--set", "training.stages=[{steps: 40, patch: 32, batch: 2}]", "training.evaluate_every=null",
               "training.sample_every=null", "training.checkpoint_every=1000", "network.dim=8",
-              "network.heads=[1, 2, 2, 4]", "loss.curriculum=linear"]  # fmt: skip
+              "network.heads=[1, 2, 2, 4]", "loss.curriculum=linear", "loss.weights=mini",
+              "metric_weights=mini"]  # fmt: skip
     command = [sys.executable, str(RECIPES / "restormer_denoise.py"), "--output"]
     stopped = subprocess.Popen([*command, str(tmp_path / "a"), *longer], env=environment, cwd=tmp_path)
     journal = tmp_path / "a" / "metrics.jsonl"
@@ -171,6 +180,28 @@ def test_every_configuration_is_valid(denoise, path):
         network = {k: v for k, v in vars(config.network).items() if k != "gradient_checkpointing"}
         with torch.device("meta"):
             assert sum(p.numel() for p in Restormer(**network).parameters()) == 26_111_668
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "configs").glob("restormer_*.yaml")), ids=lambda p: p.stem)
+def test_no_configuration_trains_through_the_mask_or_without_curriculum(denoise, path):
+    config = load_config(denoise.Config, path)
+    assert config.loss.label == "milo-linear"
+    tiny = path.stem == "restormer_tiny"
+    assert config.loss.weights == config.metric_weights == ("auto" if tiny else "official")
+    for row in load_table(1, RECIPES).rows:
+        words = row.set.replace("$milo", "official").split()
+        label = load_config(denoise.Config, path, words).loss.label
+        assert "through" not in label
+        assert label.startswith("milo") == (row.note is not None and "constant weight" in row.note)
+
+
+@pytest.mark.golden
+def test_the_tiny_configuration_takes_the_official_weights_where_they_are(
+    denoise, monkeypatch, tmp_path, capsys, shared
+):
+    monkeypatch.setenv("MILO_RESTORE_ASSETS", str(shared))
+    assert run(denoise, monkeypatch, "--dry-run", "--output", tmp_path / "run") == 0
+    assert capsys.readouterr().out.count("official (MILO.pth, sha256 a1d66a7e0ebe, chosen by auto)") == 2
 
 
 @pytest.mark.golden

@@ -146,7 +146,7 @@ COLUMNS = (Column("psnr", "PSNR", "higher", 2), Column("lpips", "LPIPS", "lower"
 SCALE = Scale("a minute", "train", "restore", "images", notice="only a test")
 TABLE = Table(
     1, "A title", COLUMNS, (Group("sigma 5"),),
-    (Row("A_1", ((30.0, 0.1, 0.2),)), Row("B*", ((31.0, 0.2, 0.3),)), Row("C", ((32.0, 0.3, 0.4),))),
+    (Row("A_1", ((30.0, 0.1, 0.2),)), Row("B*", ((31.0, 0.2, 0.3),), note="a choice"), Row("C", ((32.0, 0.3, 0.4),))),
     Scales(SCALE, SCALE, SCALE), (Milo(name="x"),),
 )  # fmt: skip
 
@@ -178,6 +178,7 @@ def test_differences_follow_the_arrow():
     assert re.split(r"  +", second)[1:7] == ["31.00", "30.00", "-1.00 ▼", "0.2000", "0.1500", "-0.0500 ▲"]
     assert re.split(r"  +", third)[1:] == ["32.00", "-", "-", "0.3000", "-", "-", "0.4000", "-", "-", "-"]
     assert "C: not at this scale: more data" in lines
+    assert "B*: a choice" in lines
     assert "ens is unavailable: unpublished" in lines
     assert "A_1: † lpips: mean of 1 of 2 images" in lines
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from milo_restore.assets.catalogue import AssetStatus, asset_status, fetch_asset, list_assets, verify_asset
 from milo_restore.assets.datasets import DATASETS, FoundDataset, can_fetch, find_dataset, locate_dataset
 from milo_restore.assets.files import assets_folder, cache_folder
-from milo_restore.assets.weights import WEIGHTS, find_weights, weights_path, weights_sha256
+from milo_restore.assets.weights import WEIGHTS, fetch_weights, find_weights, weights_path, weights_sha256
 
 __all__ = [
     "DATASETS",
@@ -25,6 +25,7 @@ __all__ = [
     "cache_folder",
     "can_fetch",
     "fetch_asset",
+    "fetch_weights",
     "find_dataset",
     "find_weights",
     "list_assets",

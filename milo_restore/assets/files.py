@@ -13,6 +13,8 @@ from milo_restore.errors import DataError, MiloRestoreError
 
 ASSETS_VARIABLE = "MILO_RESTORE_ASSETS"
 CACHE_VARIABLE = "MILO_RESTORE_CACHE"
+TIMEOUT = 30.0
+"""Seconds to wait for a server's answer."""
 
 
 def assets_folder() -> Path | None:
@@ -69,7 +71,15 @@ def check_file(path: Path, file: RemoteFile, error: type[MiloRestoreError]) -> N
         raise error(what, where=path, mend=f"Delete it to have it downloaded again, or replace it by {file.url}")
 
 
-def download(file: RemoteFile, folder: Path, error: type[MiloRestoreError], mend: str, *, progress: bool) -> Path:
+def download(
+    file: RemoteFile,
+    folder: Path,
+    error: type[MiloRestoreError],
+    mend: str,
+    *,
+    progress: bool,
+    timeout: float = TIMEOUT,
+) -> Path:
     """Download one file. It appears under its name only when it is whole and its sha256 is right.
 
     Any number of processes may do this at once: each writes under a temporary name of its own.
@@ -83,7 +93,11 @@ def download(file: RemoteFile, folder: Path, error: type[MiloRestoreError], mend
     pooch.get_logger().setLevel("WARNING")
     try:
         fetched = pooch.retrieve(
-            file.url, known_hash=f"sha256:{file.sha256}", path=folder, fname=file.name, progressbar=progress
+            file.url,
+            known_hash=f"sha256:{file.sha256}",
+            path=folder,
+            fname=file.name,
+            downloader=pooch.HTTPDownloader(progressbar=progress, timeout=timeout),
         )
     except requests.exceptions.RequestException as problem:
         answer = getattr(problem, "response", None)

@@ -8,6 +8,7 @@ from milo_restore.assets import files, registry
 from milo_restore.errors import WeightsError
 
 WEIGHTS = ("milo", "milo-latent", "e-mae", "e-mse", "e-psnr", "e-ssim")
+_SMALL_ONES = ("milo",)  # mini's latents are another world's than milo-latent's
 
 
 def weights_path(name: str) -> Path:
@@ -47,17 +48,24 @@ def find_weights(name: str, root: Path | None = None) -> Path | None:
     return None
 
 
-def fetch_weights(name: str, root: Path | None = None) -> Path:
+def fetch_weights(name: str, root: Path | None = None, *, timeout: float = files.TIMEOUT) -> Path:
     """Download a weight file into its folder under ``root/weights`` (default: the cache), whatever is found elsewhere.
+
+    Args:
+        name: one of `WEIGHTS`.
+        root: where to download to.
+        timeout: seconds to wait for an answer.
 
     Raises:
         WeightsError: no such name, or it cannot be downloaded.
     """
     file = _file(name)
     folder = (root or files.cache_folder()) / _folder(name)
-    local = f"the folder that {files.ASSETS_VARIABLE} names"
-    mend = f"Where there is no network, put the file into {local}, or into {folder}"
-    return files.download(file, folder, WeightsError, mend, progress=True)
+    mend = f"Where there is a network, run 'milo-restore assets fetch {name}', or get the file from {file.url}; put it "
+    mend += f"into the folder that {files.ASSETS_VARIABLE} names, or into {folder}"
+    if name in _SMALL_ONES:
+        mend += ". Without it, the weights 'mini' (--weights mini) are shipped with milo-restore; their scores differ"
+    return files.download(file, folder, WeightsError, mend, progress=True, timeout=timeout)
 
 
 def weights_sha256(name: str) -> str:

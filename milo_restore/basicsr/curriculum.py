@@ -39,6 +39,8 @@ def install() -> None:
 
 def tell_losses(model: Any, iteration: int) -> None:
     """Tell the losses of a BasicSR model, those of its attributes that are ours, which iteration comes."""
+    every = int(float((model.opt.get("logger") or {}).get("print_freq") or 0))
+    logged = every > 0 and iteration % every == 0
     for slot, value in vars(model).items():
         if isinstance(value, BasicSRLoss):
-            value.told(slot, iteration, int(float(model.opt["train"]["total_iter"])))
+            value.told(slot, iteration, int(float(model.opt["train"]["total_iter"])), logged=logged)

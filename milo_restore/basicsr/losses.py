@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from milo_restore import loss as losses
 from milo_restore.errors import ConfigError
+from milo_restore.train.watch import GamingWatch
 
 __all__ = ["LPIPSLoss", "MILOLoss", "register"]
 
@@ -29,13 +30,14 @@ class BasicSRLoss(nn.Module):
     returns_pair = False
     inner: losses.RestorationLoss
 
-    def told(self, slot: str, iteration: int, total_iter: int) -> None:
+    def told(self, slot: str, iteration: int, total_iter: int, *, logged: bool = False) -> None:
         """Learn, before an iteration, where the loss sits (the model's attribute) and what is about to be trained.
 
         Args:
             slot: name of the model's attribute that holds the loss.
             iteration: BasicSR's, from 1.
             total_iter: the run's.
+            logged: whether BasicSR will print a line about this iteration.
         """
         self.returns_pair = slot == "cri_perceptual"
 
@@ -65,11 +67,16 @@ class BasicSRLoss(nn.Module):
 class MILOLoss(BasicSRLoss):
     """`milo_restore.MILOLoss` for BasicSR, in ``pixel_opt`` or ``perceptual_opt``.
 
+    It keeps what `milo_restore.basicsr.watch` reads for the log.
+
     Args:
         weights: ``official``, ``mini`` or a path.
         curriculum: ``constant``, ``linear`` or ``cosine``, from the first to the last iteration of the run.
-        mask_gradient: let gradients flow through MILO's mask, as upstream; false takes it as a constant weight.
-        normalize: divide the weights by their mean per image.
+        mask_gradient: false takes MILO's mask as a constant weight; true lets gradients flow through it as well, as
+            upstream does; without a curriculum, training from random weights then ended in a pattern that the mask
+            does not see.
+        normalize: divide the weights by their mean per image, which keeps L1's scale.
+        anchor: L1 with this factor is added to MILO, before ``loss_weight``; 0 adds none.
         start_iter: the iteration up to which the curriculum stays at its start.
         total_iter: the iteration at which it ends; by default ``train.total_iter``.
         loss_weight: factor on the result.
@@ -87,8 +94,9 @@ class MILOLoss(BasicSRLoss):
         self,
         weights: str = "official",
         curriculum: str = "constant",
-        mask_gradient: bool = True,
+        mask_gradient: bool = False,
         normalize: bool = False,
+        anchor: float = 0.0,
         start_iter: int = 0,
         total_iter: int | None = None,
         loss_weight: float = 1.0,
@@ -106,18 +114,26 @@ class MILOLoss(BasicSRLoss):
             weights,
             mask_gradient=_flag(mask_gradient, "mask_gradient"),
             normalize=_flag(normalize, "normalize"),
+            anchor=_number(anchor, "anchor"),
             loss_weight=_number(loss_weight, "loss_weight"),
             reduction=reduction,  # type: ignore[arg-type]  # checked there
         )
         self.iteration: int | None = None
+        self.watch = GamingWatch()
+        self.measured = False  # whether the first batch was reported
+        self.logged = False  # whether BasicSR prints a line about this iteration
+        self._latest: dict[str, Tensor] | None = None  # of this iteration
+        self._sums: Tensor | None = None  # of L1 and MILO over the calls since the last line, on the device
+        self._calls = 0
 
-    def told(self, slot: str, iteration: int, total_iter: int) -> None:
+    def told(self, slot: str, iteration: int, total_iter: int, *, logged: bool = False) -> None:
         """See `BasicSRLoss`; sets the curriculum's position."""
         super().told(slot, iteration, total_iter)
         if self.iteration is None:
             end = total_iter if self.end is None else self.end
             self.inner.curriculum = losses.Curriculum(self.kind, end, self.start)  # type: ignore[arg-type]
         self.iteration = iteration
+        self.logged, self._latest = logged, None
 
     def evaluate(self, prediction: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         """The loss at the present iteration.
@@ -128,7 +144,30 @@ class MILOLoss(BasicSRLoss):
         if self.kind != "constant" and self.iteration is None:
             what = f"a {self.kind} curriculum needs the iteration, and this program tells none"
             raise ConfigError(what, where="MILOLoss", mend=_UNTOLD)
-        return self.inner(prediction, target, weight, step=self.iteration)
+        value, terms = self.inner.terms(prediction, target, weight, step=self.iteration)
+        if self.iteration is not None:
+            per = prediction.numel() if self.inner.reduction == "sum" else 1
+            self._latest = {"loss": value.detach().mean() / per, "l1": terms["l1"]}
+            both = torch.stack([terms["l1"], terms["milo"]])
+            self._sums = both if self._sums is None else self._sums + both
+            self._calls += 1
+        return value
+
+    def reading(self) -> dict[str, Tensor] | None:
+        """What the log and the watch want of this iteration, where it is logged or the first; else None.
+
+        Detached scalars: ``loss`` and ``l1`` of this iteration as means over elements, the former with its weight, and
+        ``mean_l1`` and ``mean_milo``, the latter the raw error, over all calls since the last logged iteration. Only
+        reading them waits for the device.
+        """
+        if self._latest is None or self._sums is None or (self.measured and not self.logged):
+            return None
+        mean_l1, mean_milo = self._sums / self._calls
+        reading = {**self._latest, "mean_l1": mean_l1, "mean_milo": mean_milo}
+        self._latest = None
+        if self.logged:
+            self._sums, self._calls = None, 0
+        return reading
 
     @property
     def position(self) -> float:

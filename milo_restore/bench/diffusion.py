@@ -13,7 +13,8 @@ from milo_restore.bench.losses import BenchSettings, _lpips
 from milo_restore.bench.timing import interleaved, machine, peak_mib, ratio
 from milo_restore.cli.metric import choose_device
 from milo_restore.errors import ConfigError
-from milo_restore.loss import DiffusionLoss, DiffusionLossSettings, MILOLoss, clean_latent
+from milo_restore.loss import DiffusionLoss, DiffusionLossSettings, MILOLoss, clean_latent, gradient_cosines
+from milo_restore.loss.cosine import cosine_line
 from milo_restore.models.diffbir import noise_scheduler
 
 Networks = Literal["sd", "quarter", "tiny"]
@@ -22,6 +23,11 @@ WIDTHS: dict[str, tuple[int, int, int]] = {"sd": (128, 320, 1024), "quarter": (3
 TIMESTEP = 500
 MSE, CONSTANT, THROUGH = "MSE", "latent MILO, constant mask", "latent MILO, through the mask"
 DECODED_MILO, DECODED_LPIPS, MODEL = "VAE decoder + MILO in RGB", "VAE decoder + LPIPS-VGG", "model"
+
+COSINE_ARMS: tuple[dict[str, Any], ...] = (
+    {"normalize": True}, {"normalize": True, "contrast": 4}, {"power": 1}, {"mask_gradient": True},
+)  # fmt: skip
+"""Whose gradients are held against MSE's; the first is what the recipes train with, where its curriculum ends."""
 
 Loss = Callable[[Tensor], Tensor]
 
@@ -40,7 +46,7 @@ def run_diffusion_bench(settings: BenchSettings, networks: Networks = "quarter")
         ``name``, ``ms``, ``peak_mib`` (None where the device has no such counter), ``vs_mse`` and ``vs_milo`` (how many
         times as long as MSE and as MILO with a constant mask), ``step`` (the whole training step with this loss over
         the one with MSE); ``model``: ``ms`` of UNet and control forward and backward and AdamW, and ``parameters`` of
-        the two. JSON can hold it.
+        the two; ``cosines``: `cosine_rows`. JSON can hold it.
 
     Raises:
         ConfigError: no such device, or sides that are no multiples of 64 or under 128.
@@ -74,6 +80,7 @@ def run_diffusion_bench(settings: BenchSettings, networks: Networks = "quarter")
         "weights": weights,
         "losses": [_row(name, cheap if name in cheap else times, times, peaks[name]) for name in steps],
         "model": {"ms": median(times[MODEL]) * 1e3, "parameters": parameters},
+        "cosines": cosine_rows(settings.weights),
     }
 
 
@@ -93,6 +100,42 @@ def _row(
         "vs_milo": ratio(beside[name], beside[CONSTANT]),
         "step": (model + median(beside[name])) / (model + median(beside[MSE])),
     }
+
+
+@torch.no_grad()
+def cosine_rows(weights: str) -> dict[str, Any]:
+    """How far MILO's losses are from MSE in the shipped tiny world: on its control's predictions.
+
+    Args:
+        weights: LatentMILO's. ``official`` know Stable Diffusion's latents and say nothing of these: ``mini`` then.
+
+    Returns:
+        ``weights``; ``rows``: by label, the cosines by timestep.
+    """
+    from milo_restore.data import evaluation_input, to_tensor
+    from milo_restore.data.collection import centre_crop, load_collection
+    from milo_restore.models.cleaner import load_cleaner
+    from milo_restore.models.diffbir import predict
+    from milo_restore.models.diffbir.components import load_components
+
+    world, cleaner = load_components("tiny"), load_cleaner("tiny:denoise")
+    control = world.controlnet
+    assert control is not None  # noqa: S101  (shipped)
+    images = [centre_crop(image, 128) for _, image in load_collection("photographs")]
+    noisy = torch.stack([evaluation_input(image, 25.0) for image in images]).clamp(0, 1)
+    pair = torch.stack([to_tensor(image) for image in images]), cleaner(noisy)
+    factor = float(world.vae.config.scaling_factor)
+    z0, condition = (world.vae.encode(part * 2 - 1).latent_dist.mode() * factor for part in pair)
+    context = world.prompts.embed("")
+
+    def say(z_t: Tensor, timesteps: Tensor) -> Tensor:
+        return predict(world.unet, control, z_t, timesteps, context, condition)
+
+    chosen = "mini" if weights == "official" else weights
+    arms = [DiffusionLossSettings(weights=chosen, **arm) for arm in COSINE_ARMS]
+    losses = [DiffusionLoss(arm, noise_scheduler("v2"), 1) for arm in arms]
+    rows = {loss.label: gradient_cosines(loss, say, z0, condition) for loss in losses}
+    return {"weights": str(losses[0].weights), "rows": rows}
 
 
 def format_diffusion_report(report: dict[str, Any]) -> str:
@@ -116,6 +159,9 @@ def format_diffusion_report(report: dict[str, Any]) -> str:
             "x: how many times as long as MSE and as MILO with a constant mask. Peak: extra memory of torch's tensors.",
             "step: a training step with this loss over one with MSE; the rest of it, forward, backward and AdamW of "
             f"UNet and IRControlNet ({model['parameters'] / 1e6:.1f} M parameters), takes {model['ms']:.0f} ms.",
+            "",
+            f"Cosine of the loss's gradient with MSE's, tiny world, weights {report['cosines']['weights']}",
+            *(f"{label:32s}{cosine_line(row)}" for label, row in report["cosines"]["rows"].items()),
         )
     )
 

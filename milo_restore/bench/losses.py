@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,6 +26,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Step = Callable[[], tuple[Tensor, Tensor]]
 PLAIN_ROW, FLOAT32, BFLOAT16 = "plain MILO", "MILO float32", "MILO bfloat16"
 CONSTANT_MASK, BFLOAT16_CONSTANT = f"{FLOAT32}, constant mask", f"{BFLOAT16}, constant mask"
+LARGE, LARGE_QUICK = (4096, 4096), (512, 768)
+"""Sizes whose memory per pixel is compared with that of the size asked for."""
 ALEX, VGG = "LPIPS-AlexNet", "LPIPS-VGG"
 
 
@@ -69,7 +71,8 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
         ``machine``, ``weights``, ``size``, ``batch``, ``rounds``, ``losses`` (one row per loss: ``name``, ``ms``,
         ``peak_mib`` (None where the device has no such counter), ``vs_plain`` and ``vs_vgg``: how many times faster
         than those two), ``agreement`` (per comparison: ``loss``, a relative difference, and ``cosine`` of the
-        gradients), ``restormer`` and ``notes``, sentences. JSON can hold it.
+        gradients), ``restormer``, ``memory`` (by size, bytes of peak memory per pixel of the loss with a constant
+        mask; None without a counter) and ``notes``, sentences. JSON can hold it.
 
     Raises:
         ConfigError: the device does not exist, or ``plain`` names no file.
@@ -86,7 +89,8 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
         peaks = {name: peak_mib(step, device) for name, step in steps.items()}
         pairs = [(FLOAT32, PLAIN_ROW), (BFLOAT16, FLOAT32), (BFLOAT16_CONSTANT, CONSTANT_MASK)]
         agreement = {f"{a} and {b}": _agreement(steps[a], steps[b]) for a, b in pairs if b in steps}
-        restormer = _restormer_step(settings, losses[FLOAT32], device)
+        restormer = _restormer_step(settings, losses[CONSTANT_MASK], device)
+        memory = _memory(settings, losses[CONSTANT_MASK], device)
     finally:
         torch.set_num_threads(threads_before)
     rows = [
@@ -113,6 +117,7 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
         "losses": rows,
         "agreement": agreement,
         "restormer": restormer,
+        "memory": memory,
         "notes": notes,
     }
 
@@ -139,6 +144,12 @@ def format_report(report: dict[str, Any]) -> str:
         cells = [(row["ms"], ".1f"), (row["vs_plain"], ".2f"), (row["vs_vgg"], ".2f"), (row["peak_mib"], ".0f")]
         lines.append(f"{row['name']:30s}" + "".join(f"{'-' if v is None else format(v, f):>10s}" for v, f in cells))
     lines.append("x: how many times faster than plain MILO and than LPIPS-VGG. Peak: extra memory of torch's tensors.")
+    lines.append(
+        "Constant mask (the default): the mask is a weight. The others send gradients through it, as plain MILO."
+    )
+    sizes = [f"{size} {value:.0f}" for size, value in report["memory"].items() if value is not None]
+    if sizes:
+        lines.append(f"{CONSTANT_MASK}, peak memory in bytes per pixel: {', '.join(sizes)}")
     for names, values in report["agreement"].items():
         lines.append(f"{names}: loss differs by {values['loss']:.2e}, gradient cosine {values['cosine']:.6f}")
     lines += [
@@ -156,7 +167,7 @@ def format_report(report: dict[str, Any]) -> str:
 
 def _losses(settings: BenchSettings, device: torch.device) -> tuple[dict[str, Loss], list[str], str]:
     """The contenders, what is to be said about a missing one, and which weights MILO runs with."""
-    exact = MILOLoss(settings.weights).to(device)
+    exact = MILOLoss(settings.weights, mask_gradient=True).to(device)
     losses: dict[str, Loss] = {}
     notes = []
     path = settings.plain or PLAIN
@@ -167,7 +178,7 @@ def _losses(settings: BenchSettings, device: torch.device) -> tuple[dict[str, Lo
     else:
         notes.append(f"{PLAIN_ROW} is left out: it lives in a source checkout's tests (name it with --plain PATH).")
     losses[FLOAT32] = exact
-    losses[BFLOAT16] = MILOLoss(settings.weights, compute_dtype=torch.bfloat16).to(device)
+    losses[BFLOAT16] = MILOLoss(settings.weights, mask_gradient=True, compute_dtype=torch.bfloat16).to(device)
     losses[CONSTANT_MASK] = MILOLoss(settings.weights, mask_gradient=False).to(device)
     losses[BFLOAT16_CONSTANT] = MILOLoss(settings.weights, mask_gradient=False, compute_dtype=torch.bfloat16).to(device)
     losses |= {ALEX: _lpips("alex", device), VGG: _lpips("vgg", device)}
@@ -223,6 +234,16 @@ def _agreement(ours: Step, other: Step) -> dict[str, float]:
     (loss, gradient), (expected, expected_gradient) = ours(), other()
     cosine = F.cosine_similarity(gradient.flatten().double(), expected_gradient.flatten().double(), dim=0)
     return {"loss": ((loss - expected).abs() / expected.abs()).item(), "cosine": cosine.item()}
+
+
+def _memory(settings: BenchSettings, loss: Loss, device: torch.device) -> dict[str, float | None]:
+    """Bytes of peak memory per pixel, forward and backward, of the size asked for and of a large image."""
+    memory: dict[str, float | None] = {}
+    for side in ((settings.width, settings.height), LARGE_QUICK if settings.quick else LARGE):
+        image, reference = _pair(replace(settings, width=side[0], height=side[1], batch=1), device)
+        peak = peak_mib(_step(loss, image, reference), device)
+        memory[f"{side[0]}x{side[1]}"] = None if peak is None else peak * 2**20 / (side[0] * side[1])
+    return memory
 
 
 def _restormer_step(settings: BenchSettings, milo: Loss, device: torch.device) -> dict[str, float | int]:

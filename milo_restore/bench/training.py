@@ -1,4 +1,4 @@
-"""What training MILO costs: whether two workers keep up with it, and what the loop adds to forward and backward."""
+"""What training costs: whether two workers keep up with MILO's own, what the loop adds, and a step of Restormer."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from milo_restore.bench.losses import BenchSettings
+from milo_restore.bench.restormer import BATCH as CROPS
+from milo_restore.bench.restormer import COMPILED, measure_programs, measure_settings
+from milo_restore.bench.restormer import PATCH as SIDE
 from milo_restore.bench.timing import interleaved, machine, ratio
 from milo_restore.cli.metric import choose_device
 from milo_restore.data import SampleKey, training_photographs
@@ -40,12 +43,13 @@ class _Again:
 
 
 def run_training_bench(settings: BenchSettings) -> dict[str, Any]:
-    """Measure everything with the sizes of the tiny recipe.
+    """Measure MILO's own training with the sizes of its tiny recipe, and Restormer's with those of the lite one.
 
     Returns:
         ``machine``; ``synthesis_per_s`` and ``training_per_s``, images a second that `WORKERS` loading processes make
         and that the training takes, and ``supply``, the first over the second; ``step_ms`` of the training loop and
-        ``bare_ms`` of forward and backward alone, and ``overhead``, the first over the second.
+        ``bare_ms`` of forward and backward alone, and ``overhead``, the first over the second; ``settings`` and
+        ``programs``, see `milo_restore.bench.restormer`.
 
     Raises:
         ConfigError: no such device.
@@ -55,7 +59,7 @@ def run_training_bench(settings: BenchSettings) -> dict[str, Any]:
     device = choose_device(settings.device)
     pairs = DistortedPairs(training_photographs(), square=SQUARE, seed=1)
     torch.manual_seed(0)
-    model = MOSTraining(MILO(), MILO.from_pretrained(settings.weights)).to(device)
+    model = MOSTraining(MILO.untrained(), MILO.from_pretrained(settings.weights)).to(device)
     samples = [pairs[SampleKey(1, index, index, PATCH)] for index in range(BATCH)]
     batch = {key: torch.stack([sample[key] for sample in samples]).to(device) for key in ("image", "reference")}
 
@@ -85,6 +89,8 @@ def run_training_bench(settings: BenchSettings) -> dict[str, Any]:
         "step_ms": 1e3 * median(steps) / STEPS,
         "bare_ms": 1e3 * median(times["bare"]) / STEPS,
         "overhead": ratio(steps, times["bare"]),
+        "settings": measure_settings(settings.repeats, device, quick=settings.quick),
+        "programs": measure_programs(settings.repeats, settings.weights, device, quick=settings.quick),
     }
 
 
@@ -108,7 +114,12 @@ def _synthesis(pairs: DistortedPairs, batches: int) -> float:
 
 def format_training_report(report: dict[str, Any]) -> str:
     """The report for a terminal."""
-    on = report["machine"]
+    on, programs = report["machine"], report["programs"]
+    steps = [
+        f"Restormer's step, {name:12s} {row['ms']:8.1f} ms         ratio {row['vs_plain']:.2f}"
+        for name, row in report["settings"].items()
+    ]
+    missing = [] if COMPILED in report["settings"] else [f"{COMPILED} is left out: it takes a minute to compile."]
     return "\n".join(
         (
             f"{on['device']}, {on['threads']} threads, torch {on['torch']}",
@@ -116,5 +127,10 @@ def format_training_report(report: dict[str, Any]) -> str:
             f"the tiny training takes        {report['training_per_s']:8.1f} images/s   ratio {report['supply']:.2f}",
             f"a step of the training loop    {report['step_ms']:8.1f} ms",
             f"forward and backward alone     {report['bare_ms']:8.1f} ms         ratio {report['overhead']:.2f}",
+            f"Restormer (lite), {CROPS} crops of {SIDE} px, as it is and with training.channels_last, training.compile",
+            *steps,
+            *missing,
+            f"a step of the whole recipe     {programs['recipe_ms']:8.1f} ms",
+            f"the same in BasicSR's program  {programs['basicsr_ms']:8.1f} ms         ratio {programs['ratio']:.2f}",
         )
     )

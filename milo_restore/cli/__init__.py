@@ -34,12 +34,12 @@ COMMANDS = {
     "map": Command(
         "milo_restore.cli.heatmap",
         "draw where the visible errors are, as a heat map",
-        "milo-restore map reference.png distorted.png --out map.png",
+        "milo-restore map reference.png distorted.png --out runs/map.png",
     ),
     "levels": Command(
         "milo_restore.cli.levels",
         "list, draw and score KADID-10k's 25 distortions at their five levels",
-        "milo-restore levels --distortion 11 --plot figure1.png",
+        "milo-restore levels --distortion 11 --plot runs/figure1.png",
     ),
     "correlate": Command(
         "milo_restore.cli.correlate",
@@ -59,7 +59,7 @@ COMMANDS = {
     "report": Command(
         "milo_restore.cli.report",
         "make one HTML page of measured runs, with their pictures",
-        "milo-restore report runs/mae runs/milo --out report.html",
+        "milo-restore report runs/mae runs/milo --out runs/report.html",
     ),
     "denoise": Command(
         "milo_restore.cli.denoise",
@@ -79,7 +79,7 @@ COMMANDS = {
     "basicsr": Command(
         "milo_restore.cli.basicsr",
         "train from an existing BasicSR configuration, with MILO in place of its pixel loss or as it is",
-        "milo-restore basicsr -opt train_SwinIR.yml --loss milo-cosine",
+        "milo-restore basicsr -opt train_SwinIR.yml --loss milo-linear",
     ),
     "assets": Command(
         "milo_restore.cli.assets",

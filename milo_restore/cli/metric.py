@@ -10,7 +10,7 @@ import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from milo_restore.errors import ConfigError, DataError, WeightsError
+from milo_restore.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import torch
@@ -50,14 +50,7 @@ def load_metric(weights: str, *, latent: bool, device: str | None) -> tuple[Mask
     from milo_restore.metric import MILO, LatentMILO
 
     place = choose_device(device)
-    try:
-        metric: MaskedError = (LatentMILO if latent else MILO).from_pretrained(weights)
-    except WeightsError as error:
-        if weights != "official" or latent:
-            raise
-        mend = f"{error.mend}. " if error.mend else ""
-        mend += "Without them, --weights mini uses the small ones shipped with milo-restore, whose scores differ"
-        raise WeightsError(error.what, where=error.where, mend=mend) from error
+    metric: MaskedError = (LatentMILO if latent else MILO)(weights)
     return metric.to(place), place
 
 

@@ -173,14 +173,23 @@ class DistortedPairs(Dataset[dict[str, Any]]):
             DataError: an image cannot be read.
             ConfigError: the patch is larger than the square.
         """
-        step, index, position, patch = key
+        pair = self.at(key[2])
+        rows, columns = self._window(key)
+        image, reference = (to_tensor(side[rows, columns]) for side in self.images(pair))
+        return {"image": image, "reference": reference, "name": self.name(pair)}
+
+    def reference_crop(self, key: SampleKey) -> NDArray[np.uint8]:
+        """The reference of the sample under ``key``, (p, p, 3) uint8, without the work of distorting it."""
+        rows, columns = self._window(key)
+        return self.square_of(self.at(key[2]).reference)[rows, columns]
+
+    def _window(self, key: SampleKey) -> tuple[slice, slice]:
+        step, index, _, patch = key
         if patch > self.square:
             raise ConfigError(f"a patch of {patch} does not fit into squares of {self.square}", where="patch")
-        pair = self.at(position)
         rng = keyed_rng(self.seed, "crop", step, index)
         top, left = (int(rng.integers(self.square - patch + 1)) for _ in range(2))
-        image, reference = (to_tensor(side[top : top + patch, left : left + patch]) for side in self.images(pair))
-        return {"image": image, "reference": reference, "name": self.name(pair)}
+        return slice(top, top + patch), slice(left, left + patch)
 
     def _read_square(self, number: int) -> NDArray[np.uint8]:
         reference = self.references[number]

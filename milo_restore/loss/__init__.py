@@ -2,8 +2,10 @@
 
 from milo_restore.loss.baselines import L1Loss, LPIPSLoss, RestorationLoss
 from milo_restore.loss.build import LossSettings, build_loss
+from milo_restore.loss.cosine import gradient_cosines
 from milo_restore.loss.curriculum import Curriculum, CurriculumKind
-from milo_restore.loss.diffusion import DiffusionLoss, DiffusionLossSettings
+from milo_restore.loss.diffusion import DiffusionLoss
+from milo_restore.loss.diffusion_settings import DiffusionLossSettings
 from milo_restore.loss.milo import LatentMILOLoss, MILOLoss
 from milo_restore.loss.parametrization import clean_latent, prediction_target
 
@@ -20,5 +22,6 @@ __all__ = [
     "RestorationLoss",
     "build_loss",
     "clean_latent",
+    "gradient_cosines",
     "prediction_target",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from typing import Literal
 from urllib.error import URLError
 
@@ -15,8 +16,8 @@ from milo_restore.metric.freeze import freeze_into_buffers
 Reduction = Literal["none", "mean", "sum"]
 
 
-class RestorationLoss(nn.Module):
-    """What every loss here shares: ``loss(prediction, target, weight=None, *, step=None)``.
+class RestorationLoss(nn.Module, ABC):
+    """What every loss here shares: ``loss(prediction, target, weight=None, *, step=None)``, and `terms` beside it.
 
     Args:
         loss_weight: factor on the result.
@@ -33,6 +34,29 @@ class RestorationLoss(nn.Module):
         self.loss_weight = float(loss_weight)
         self.reduction = reduction
 
+    def forward(
+        self, prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, step: int | None = None
+    ) -> Tensor:
+        """The loss: the first of `terms`, with the same arguments and errors."""
+        return self.terms(prediction, target, weight, step=step)[0]
+
+    @abstractmethod
+    def terms(
+        self, prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, step: int | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and what to watch beside it, for a log; `milo_restore.train.fit` takes both from a recipe's step.
+
+        Args:
+            prediction: the network's output, in the shapes and range that the class names.
+            target: the reference, same shape.
+            weight: factor on the elements before the reduction, broadcast to the shape; the second result ignores it.
+            step: the training step, a whole number, where a curriculum needs it.
+
+        Returns:
+            The loss, a float32 scalar (all elements for ``reduction="none"``); and scalars without gradients, left on
+            the device: ``l1``, the mean absolute residual, and of a MILO loss ``milo``, the metric's raw error.
+        """
+
     def reduce(self, elements: Tensor, weight: Tensor | None) -> Tensor:
         """Apply the caller's element-wise weight, the reduction and the loss weight."""
         if weight is not None:
@@ -47,21 +71,24 @@ class RestorationLoss(nn.Module):
 class L1Loss(RestorationLoss):
     """Mean absolute error, the paper's MAE baseline. Any shape; ``step`` is ignored."""
 
-    def forward(
+    def terms(
         self, prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, step: int | None = None
-    ) -> Tensor:
-        """See `RestorationLoss`.
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `RestorationLoss.terms`.
 
         Raises:
             DataError: shapes differ (no silent broadcasting).
         """
         if prediction.shape != target.shape:
             raise DataError(f"shapes differ: prediction {tuple(prediction.shape)}, target {tuple(target.shape)}")
-        return self.reduce((prediction.float() - target.float()).abs(), weight)
+        error = (prediction.float() - target.float()).abs()
+        return self.reduce(error, weight), {"l1": error.detach().mean()}
 
 
 class LPIPSLoss(RestorationLoss):
     """LPIPS v0.1 of the ``lpips`` package on RGB images (N, 3, H, W) in [0, 1]; 0 = identical.
+
+    Building it leaves torch's random state as it was.
 
     Args:
         net: backbone, ``alex`` (lpips' own default) or ``vgg``. torchvision downloads its ImageNet weights once
@@ -80,7 +107,8 @@ class LPIPSLoss(RestorationLoss):
         import lpips
 
         try:
-            with warnings.catch_warnings():  # lpips 0.1.4 still names its backbones the old way
+            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # it draws weights before it loads them
+                # lpips 0.1.4 still names its backbones the old way.
                 warnings.filterwarnings("ignore", module=r"torchvision\.models\._utils")
                 metric = lpips.LPIPS(net=net, verbose=False)
         except (URLError, OSError, RuntimeError) as error:
@@ -89,10 +117,11 @@ class LPIPSLoss(RestorationLoss):
             raise WeightsError(f"LPIPS' {net} backbone cannot be had ({error})", where=cache, mend=mend) from error
         self.metric = freeze_into_buffers(metric)
 
-    def forward(
+    def terms(
         self, prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, step: int | None = None
-    ) -> Tensor:
-        """See `RestorationLoss`; ``step`` is ignored."""
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `RestorationLoss.terms`; ``step`` is ignored."""
         with torch.autocast(prediction.device.type, enabled=False):
             scores = self.metric(prediction.float(), target.float(), normalize=True)
-        return self.reduce(scores, weight)
+        l1 = (prediction.detach().float() - target.detach().float()).abs().mean()
+        return self.reduce(scores, weight), {"l1": l1}

@@ -58,8 +58,12 @@ class Curriculum:
         """a(step) in [0, 1]: 0 weighs the invisible errors, 1 the visible ones.
 
         Raises:
-            ConfigError: ``step`` is None although the curriculum is not constant.
+            ConfigError: ``step`` is None although the curriculum is not constant, or is no whole number, such as a
+                share of the run.
         """
+        if step is not None and step % 1 != 0:
+            mend = f"Count optimizer steps; the curriculum ends at {self.end_step}" if self.end_step else None
+            raise ConfigError(f"{step} is no whole number", where="step", mend=mend)
         if self.kind == "constant":
             return 1.0
         if step is None:

@@ -6,15 +6,17 @@ Only latents are looked at; nothing is ever decoded.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from milo_restore.errors import ConfigError, DataError
-from milo_restore.loss.curriculum import Curriculum, CurriculumKind
+from milo_restore.loss.curriculum import Curriculum
+from milo_restore.loss.diffusion_settings import DiffusionLossSettings
 from milo_restore.loss.parametrization import (
+    amplification,
     check_latents,
     check_scheduler,
     clean_latent,
@@ -28,83 +30,44 @@ from milo_restore.metric.checks import SMALLEST_SIDE
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
 
-
-@dataclass(frozen=True)
-class DiffusionLossSettings:
-    """Which loss trains the diffusion model.
-
-    Attributes:
-        kind: ``mse`` (DiffBIR's own), ``mae``, or ``milo``: the residual under the latent mask.
-        weights: LatentMILO's weights, ``official``, ``mini`` or a path; ignored by the others.
-        curriculum: ``constant``, ``linear`` or ``cosine`` over the run's steps.
-        power: of MILO's residual: 1 or 2; ``mse`` is 2 and ``mae`` is 1.
-        mask_gradient: let gradients flow through the mask too; see `DiffusionLoss`.
-        noise_blend: k > 0 blends MILO's weights towards one by sigma_t^k, sigma_t^2 = 1 - alpha_bar_t; None: never,
-            see `DiffusionLoss`.
-        snr_gamma: Min-SNR-gamma weighting of the timesteps, for every kind; the authors use 5; None: uniform.
-        normalize: divide MILO's weights by their mean per image, so that it compares with ``mse`` at one learning rate;
-            ignored by the others, as are ``power`` and ``bfloat16``.
-        bfloat16: compute the mask network in bfloat16.
-        loss_weight: factor on the loss.
-    """
-
-    kind: Literal["mse", "mae", "milo"] = "milo"
-    weights: str = "official"
-    curriculum: CurriculumKind = "constant"
-    power: Literal[1, 2] = 2
-    mask_gradient: bool = False
-    noise_blend: float | None = None
-    snr_gamma: float | None = None
-    normalize: bool = False
-    bfloat16: bool = False
-    loss_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("mse", "mae", "milo"):
-            raise ValueError(f"{self.kind!r} is not one of 'mse', 'mae', 'milo'")
-        if self.power not in (1, 2):
-            raise ValueError(f"power must be 1 or 2, got {self.power}")
-        for name in ("noise_blend", "snr_gamma"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{name} must be a number above 0 or null, got {value}")
-        if self.kind == "milo":
-            return
-        for name, unused in (("curriculum", "constant"), ("mask_gradient", False), ("noise_blend", None)):
-            if getattr(self, name) != unused:
-                raise ValueError(f"{name} needs MILO's mask: set kind to milo, not {self.kind}")
-
-    @property
-    def label(self) -> str:
-        """The name used in tables, such as mse, milo, milo-l1-cosine-blend2-minsnr5."""
-        milo = self.kind == "milo"
-        parts = [
-            self.kind,
-            "l1" if milo and self.power == 1 else "",
-            "" if self.curriculum == "constant" else self.curriculum,
-            "through" if self.mask_gradient else "",
-            "normalized" if milo and self.normalize else "",
-            "" if self.noise_blend is None else f"blend{self.noise_blend:g}",
-            "" if self.snr_gamma is None else f"minsnr{self.snr_gamma:g}",
-        ]
-        return "-".join(part for part in parts if part)
+_LEAST_MASK = 1e-12
+"""A mask that underflows to 0 would have an infinite derivative under an exponent below 1."""
 
 
 class DiffusionLoss(nn.Module):
     """mean(w * |prediction - target|^p), with w from LatentMILO's mask on (z0_hat, z_0).
 
     The target and the residual live where the model predicts (eps, v or z_0); the mask m in (0, 1) is LatentMILO's,
-    divided by its number of scales. From m follows w = (1 - a)(1 - m) + a m at the curriculum's position a, then
-    w / mean(w) per image if ``normalize``, then w + b (1 - w) with b = sigma_t^k if ``noise_blend`` is k. It is w that
-    is blended, not m: at a = 1 that is the same, and early in a curriculum blending m would silence the noisy
-    timesteps. Where m = 1 the loss is the plain one, and ``mse`` and ``mae`` are this loss with w = 1.
+    divided by its number of scales. The settings change it like this, in this order:
+
+    - ``mask_pair: condition``: m is the mask on (condition, z_0) at every timestep: where the degraded input is visibly
+      wrong, whatever the model makes of it.
+    - ``contrast`` c: m^c in place of m.
+    - ``curriculum``: w = (1 - a)(1 - m) + a m at its position a; a = 1, w = m, where it is constant.
+    - ``normalize``: w / mean(w) per image.
+    - ``noise_blend`` k: w + b (1 - w), b = sigma_t^k. It is w that is blended, not m: at a = 1 that is the same, and
+      early in a curriculum blending m would silence the noisy timesteps.
+    - ``residual: z0``: |z0_hat - z_0|^p min(1, 1 / g)^p in place of |prediction - target|^p, where g is what
+      multiplies the prediction's error on its way to z0_hat (`amplification`): the error of the clean latent as it is,
+      the amplification at noisy steps undone. Both residuals differ by g alone, the same at all places of a sample:
+      this moves weight between timesteps, never between places, and undone at every timestep it would be the
+      prediction's again. Under eps and p = 2 it is Min-SNR with gamma 1.
+    - ``snr_gamma``: times the Min-SNR weight of the timestep.
+    - ``anchor`` k: none of the above but the last, on the plain MSE, and beside it LatentMILO's own error:
+      mean(|prediction - target|^2) + k mean(4 m |z0_hat - z_0|), the second 0 for samples with t >=
+      ``anchor_timestep``.
+
+    Where m = 1 the loss is the plain one, and ``mse`` and ``mae`` are this loss with w = 1.
+
+    How much of a MILO it is: on one of Stable Diffusion's latents with official weights the gradient of the default,
+    normalised, has a cosine of 0.985 to 0.990 with MSE's at t = 50 to 900, under eps and v alike: it is MSE under
+    another name, and trains like it. `cosine_with_mse` says it of any settings; every run of the recipes logs it.
 
     By default the mask is a constant. It weights a residual that already is the training signal; through the mask, a
     model is also paid for errors that the mask sees less, and under eps the way to z0_hat multiplies that part of the
-    gradient by sigma / alpha, up to 14.6. On one of upstream's latents with official weights, the two gradients have a
-    cosine of 1.0 at t = 0, 0.8 at 500 and 0.4 to 0.7 at 999; the constant mask's and MSE's one of 0.99 throughout.
+    gradient by sigma / alpha, up to 14.6.
 
-    By default nothing is blended: the mask does it by itself. With the same weights, white errors in z0_hat of 0.01,
+    By default nothing is blended: the mask does it by itself. With official weights, white errors in z0_hat of 0.01,
     0.1, 0.3, 1 and 3 times a latent's spread give masks of mean 0.41, 0.45, 0.66, 0.89 and 0.96, so that noisy
     timesteps approach the plain loss. By the same token the mask weighs timesteps as much as places, and 1 - m at a
     curriculum's start hushes the noisy ones (0.1 against 0.58); with ``normalize`` it weighs places alone.
@@ -156,6 +119,7 @@ class DiffusionLoss(nn.Module):
         timesteps: Tensor,
         *,
         step: int | None = None,
+        condition: Tensor | None = None,
     ) -> Tensor:
         """The loss.
 
@@ -167,55 +131,123 @@ class DiffusionLoss(nn.Module):
             noise: what was added, same shape.
             timesteps: (N,), whole numbers.
             step: the training step, for the curriculum.
+            condition: the degraded (cleaned) input's latents, same shape and scaling; for ``mask_pair: condition``.
 
         Returns:
             A scalar, float32. Gradients reach ``prediction`` only.
 
         Raises:
             DataError: shapes differ, latents are too small for the mask, or z0 holds values that are no latents.
-            ConfigError: a curriculum is on and ``step`` is missing.
+            ConfigError: a curriculum is on and ``step`` is missing, or the mask needs a condition that is missing.
         """
         check_latents(timesteps, prediction=prediction, z_t=z_t, z0=z0, noise=noise)
         z_t, z0, noise = z_t.detach(), z0.detach(), noise.detach()
         residual = prediction.float() - prediction_target(self.scheduler, z0, noise, timesteps)
-        w = self.pixel_weights(prediction, z_t, z0, timesteps, step=step)
+        w = self.pixel_weights(prediction, z_t, z0, timesteps, step=step, condition=condition)
         error = residual.abs() if self.power == 1 else residual.square()
-        return self.settings.loss_weight * (w * error).mean()
+        value = (w * error).mean()
+        if self.settings.anchor is not None:
+            value = value + self.settings.anchor * self._latent_error(prediction, z_t, z0, timesteps)
+        return self.settings.loss_weight * value
+
+    @torch.enable_grad()
+    def cosine_with_mse(
+        self,
+        prediction: Tensor,
+        z_t: Tensor,
+        z0: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        *,
+        step: int | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """The cosine between this loss's gradient and the MSE's, both with respect to the prediction of the batch.
+
+        Near 1, training with this loss is training with MSE. It costs one more forward and backward pass of the loss,
+        and none of the model. Arguments and errors as in `forward`.
+
+        Returns:
+            A scalar in [-1, 1], float32; 0 where a gradient vanishes.
+        """
+        said = prediction.detach().float().requires_grad_()
+        value = self(said, z_t, z0, noise, timesteps, step=step, condition=condition)
+        (gradient,) = torch.autograd.grad(value, said)
+        mse = said.detach() - prediction_target(self.scheduler, z0.detach(), noise.detach(), timesteps)
+        # Normalised first: gradients of a mean over many values are small, their products smaller.
+        cosine = F.normalize(gradient.flatten(), dim=0, eps=1e-30) @ F.normalize(mse.flatten(), dim=0, eps=1e-30)
+        return cosine.clamp(-1, 1)  # rounding takes equal ones beyond
 
     def pixel_weights(
-        self, prediction: Tensor, z_t: Tensor, z0: Tensor, timesteps: Tensor, *, step: int | None = None
+        self,
+        prediction: Tensor,
+        z_t: Tensor,
+        z0: Tensor,
+        timesteps: Tensor,
+        *,
+        step: int | None = None,
+        condition: Tensor | None = None,
     ) -> Tensor:
         """The factor on |residual|^p, (N, 1, h, w), or (N, 1, 1, 1) without a mask; arguments as in `forward`."""
+        settings = self.settings
         _, sigma = signal_and_noise(self.scheduler, timesteps)
         w = torch.ones_like(sigma)
-        if self.metric is not None:
-            w = self.curriculum.weights(self.mask(prediction, z_t, z0, timesteps), step)
-            if self.settings.normalize:
+        if self.metric is not None and settings.anchor is None:
+            m = self.mask(prediction, z_t, z0, timesteps, condition=condition)
+            if settings.contrast != 1:
+                m = m.clamp_min(_LEAST_MASK) ** settings.contrast
+            w = self.curriculum.weights(m, step)
+            if settings.normalize:
                 w = w / w.mean((1, 2, 3), keepdim=True).clamp_min(1e-8)
-            if self.settings.noise_blend is not None:
-                w = w + sigma**self.settings.noise_blend * (1 - w)
-        if self.settings.snr_gamma is not None:
-            w = w * min_snr_weight(self.scheduler, timesteps, self.settings.snr_gamma)
+            if settings.noise_blend is not None:
+                w = w + sigma**settings.noise_blend * (1 - w)
+        if settings.residual == "z0":
+            w = w * amplification(self.scheduler, timesteps).clamp_max(1) ** self.power
+        if settings.snr_gamma is not None:
+            w = w * min_snr_weight(self.scheduler, timesteps, settings.snr_gamma)
         return w
 
-    def mask(self, prediction: Tensor, z_t: Tensor, z0: Tensor, timesteps: Tensor) -> Tensor:
-        """LatentMILO's mask on (z0_hat, z_0) over its number of scales, (N, 1, h, w) in (0, 1), float32.
+    def mask(
+        self, prediction: Tensor, z_t: Tensor, z0: Tensor, timesteps: Tensor, *, condition: Tensor | None = None
+    ) -> Tensor:
+        """LatentMILO's mask on the configured pair over its number of scales, (N, 1, h, w) in (0, 1), float32.
 
         z0_hat is taken as it comes: at noisy timesteps it may lie far outside of what latents are, and the mask
         saturates. Arguments as in `forward`; the gradient flows as configured.
 
         Raises:
-            ConfigError: this loss has no mask.
+            ConfigError: this loss has no mask, or the pair has a condition and none is given.
             DataError: latents of another number of channels than four, or under 16x16; z0 holds no latents.
         """
         if self.metric is None:
             raise ConfigError(f"{self.label} has no mask", where="loss.kind", mend="Set kind to milo")
+        self._check_metric_takes(self.metric, z0)
+        with nullcontext() if self.settings.mask_gradient else torch.no_grad():
+            if self.settings.mask_pair == "estimate":
+                seen = clean_latent(self.scheduler, prediction, z_t, timesteps)
+            elif condition is None:
+                mend = "Call loss(..., condition=the degraded input's latents), or set mask_pair to estimate"
+                raise ConfigError("mask_pair: condition needs the condition", where="condition", mend=mend)
+            else:
+                check_latents(timesteps, z0=z0, condition=condition)
+                seen = condition.detach()
+            return self.metric.predict_mask(seen, z0) / self.metric.n_scales
+
+    def _latent_error(self, prediction: Tensor, z_t: Tensor, z0: Tensor, timesteps: Tensor) -> Tensor:
+        """LatentMILO's raw error of z0_hat where t < ``anchor_timestep``, 0 elsewhere: its mean over the batch."""
+        assert self.metric is not None  # noqa: S101  (the settings want it for an anchor)
+        m = self.mask(prediction, z_t, z0, timesteps)
+        z0_hat = clean_latent(self.scheduler, prediction, z_t, timesteps)
+        below = (timesteps < self.settings.anchor_timestep).view(-1, 1, 1, 1)
+        # Where it does not count z0_hat may be far off: multiplied by 0, an infinite value would leave NaN.
+        error = torch.where(below, self.metric.n_scales * m * (z0_hat - z0.float()).abs(), 0.0)
+        return error.mean()
+
+    @staticmethod
+    def _check_metric_takes(metric: LatentMILO, z0: Tensor) -> None:
         channels, height, width = z0.shape[1:]
-        if channels != self.metric.channels or min(height, width) < SMALLEST_SIDE:
-            what = f"LatentMILO needs {self.metric.channels} channels and sides of at least {SMALLEST_SIDE}"
+        if channels != metric.channels or min(height, width) < SMALLEST_SIDE:
+            what = f"LatentMILO needs {metric.channels} channels and sides of at least {SMALLEST_SIDE}"
             mend = f"Train on images of at least {8 * SMALLEST_SIDE} pixels a side"
             raise DataError(f"{what}, got {tuple(z0.shape)}", where="z0", mend=mend)
-        self.metric.check_values(z0, z0)
-        with nullcontext() if self.settings.mask_gradient else torch.no_grad():
-            z0_hat = clean_latent(self.scheduler, prediction, z_t, timesteps)
-            return self.metric.predict_mask(z0_hat, z0) / self.metric.n_scales
+        metric.check_values(z0, z0)

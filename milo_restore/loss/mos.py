@@ -1,15 +1,14 @@
-"""Training MILO itself: the module that is trained, and the divergence that distils one mask network into another."""
+"""Training MILO itself: the module that is trained, and the random weights that training starts from."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from milo_restore.metric import N_SCALES, MaskedError
-from milo_restore.metric.network import double
+from milo_restore.loss.distillation import Hints, follow
+from milo_restore.metric import MaskedError
 
 
 class Predictions(NamedTuple):
@@ -19,12 +18,14 @@ class Predictions(NamedTuple):
         mos: (N,), predicted mean opinion scores.
         error: (N,), raw errors.
         divergence: scalar, of the visibilities from the teacher's; None without a teacher, as is what follows.
+        hint: scalar, how far hidden features are from telling the teacher's; 0 without hints.
         teacher_error: (N,), raw errors by the teacher.
     """
 
     mos: Tensor
     error: Tensor
     divergence: Tensor | None = None
+    hint: Tensor | None = None
     teacher_error: Tensor | None = None
 
 
@@ -34,22 +35,24 @@ class MOSTraining(nn.Module):
     Args:
         metric: a MILO or LatentMILO built directly, so that its weights are trainable; they are initialised here.
         teacher: a frozen metric of the same kind whose mask network to follow, or None.
+        hints: let hidden layers tell the teacher's, too; see `Hints`.
     """
 
-    def __init__(self, metric: MaskedError, teacher: MaskedError | None = None) -> None:
+    def __init__(self, metric: MaskedError, teacher: MaskedError | None = None, *, hints: bool = False) -> None:
         super().__init__()
         self.metric, self.teacher = metric, teacher
+        self.hints = Hints(metric.mask_network) if hints else None
         initialise(metric)
 
     def forward(self, image: Tensor, reference: Tensor) -> Predictions:
         """Predictions for images (N, C, H, W) against references of the same shape."""
         difference = (image - reference).abs()
-        error = (self.metric.predict_mask(image, reference) * difference).mean((1, 2, 3))
-        mos = self.metric.mos_of(error)
         if self.teacher is None:
-            return Predictions(mos, error)
-        divergence, mask = visibility_divergence(self.metric, self.teacher, image, reference)
-        return Predictions(mos, error, divergence, (mask * difference).mean((1, 2, 3)))
+            error = (self.metric.predict_mask(image, reference) * difference).mean((1, 2, 3))
+            return Predictions(self.metric.mos_of(error), error)
+        found = follow(self.metric.mask_network, self.teacher.mask_network, image, reference, self.hints)
+        error, teacher_error = ((mask * difference).mean((1, 2, 3)) for mask in (found.mask, found.teacher_mask))
+        return Predictions(self.metric.mos_of(error), error, found.divergence, found.hint, teacher_error)
 
 
 @torch.no_grad()
@@ -75,31 +78,3 @@ def initialise(metric: MaskedError) -> None:
         if layer.bias is not None:
             nn.init.constant_(layer.bias, bias)
     scaling[0].weight *= 50
-
-
-def visibility_divergence(
-    student: MaskedError, teacher: MaskedError, image: Tensor, reference: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Kullback-Leibler divergence of the student's sigmoids from the teacher's: a scalar, the mean over levels.
-
-    The second result is the teacher's mask, (N, 1, H, W).
-
-    Each level sees the teacher's mask of the coarser one, so that all levels are learned at once. On the scale of
-    entropies, for most visibilities are near zero and a difference of saturated sigmoids would hardly move the student.
-    """
-    levels = [torch.cat([image, reference], 1)]
-    for _ in range(N_SCALES - 1):
-        levels.append(F.avg_pool2d(levels[-1], 2))
-    above = levels[-1].new_zeros(len(image), 1, *levels[-1].shape[2:])
-    logits = nn.Sequential(*list(student.mask_network)[:-1])
-    total = image.new_zeros(())
-    for level in reversed(levels):
-        if above.shape[2:] != level.shape[2:]:
-            above = double(above, level)
-        stacked = torch.cat([level, above], 1)
-        with torch.no_grad():
-            wanted = teacher.mask_network(stacked)
-            entropy = F.binary_cross_entropy(wanted, wanted)
-        total = total + F.binary_cross_entropy_with_logits(logits(stacked), wanted) - entropy
-        above = wanted + above
-    return total / N_SCALES, above

@@ -106,6 +106,22 @@ def clean_latent(scheduler: DDPMScheduler, prediction: Tensor, z_t: Tensor, time
     return alpha * z_t - sigma * prediction if kind == "v_prediction" else prediction
 
 
+def amplification(scheduler: DDPMScheduler, timesteps: Tensor) -> Tensor:
+    """What the prediction's error is multiplied with on its way to z0_hat, (N, 1, 1, 1), float32.
+
+    |z0_hat - z_0| = g |prediction - target| with g = sigma / alpha for eps, sigma for v, 1 for z_0.
+
+    Raises:
+        ConfigError: as `prediction_type`.
+        DataError: timesteps are none.
+    """
+    kind = prediction_type(scheduler)
+    alpha, sigma = signal_and_noise(scheduler, timesteps)
+    if kind == "epsilon":
+        return sigma / alpha
+    return sigma if kind == "v_prediction" else torch.ones_like(sigma)
+
+
 def prediction_target(scheduler: DDPMScheduler, z0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """What the model should have said: eps, alpha eps - sigma z_0, or z_0.
 

@@ -5,13 +5,14 @@ from milo_restore.metric.masked import ENHANCED, EnhancedMetric, load_enhanced
 from milo_restore.metric.masked_features import MaskedFeatureMetric
 from milo_restore.metric.milo import MILO, LatentMILO, MaskedError
 from milo_restore.metric.network import N_SCALES
-from milo_restore.metric.weights import WeightsInfo
+from milo_restore.metric.weights import Agreement, WeightsInfo
 
 __all__ = [
     "ENHANCED",
     "FEATURE_METRICS",
     "MILO",
     "N_SCALES",
+    "Agreement",
     "EnhancedMetric",
     "LatentMILO",
     "MaskedError",

@@ -6,122 +6,176 @@ score is the mean of mask times absolute difference. The same in Stable Diffusio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from milo_restore.errors import ConfigError
-from milo_restore.metric.checks import as_rgb, check_image_values, check_latent_values, check_pair
+from milo_restore.metric.checks import (
+    as_rgb,
+    check_image_values,
+    check_latent_values,
+    check_pair,
+    fold_video,
+    strange_to_the_tiny_world,
+)
 from milo_restore.metric.freeze import freeze_into_buffers
-from milo_restore.metric.network import N_SCALES, MaskNetwork, ScoreScaler, visibility_mask
+from milo_restore.metric.network import N_SCALES, MaskNetwork, ScoreScaler, traced, visibility_mask
 from milo_restore.metric.weights import WeightsInfo, fill, load_weights
 
 M = TypeVar("M", bound="MaskedError")
+Reduction = Literal["none", "mean", "sum"]
 
 
 class MaskedError(nn.Module):
     """What MILO and LatentMILO share. Use one of those two.
 
-    Built directly, a metric has random trainable weights (that is how MILO is trained); from `from_pretrained` it is
-    frozen: its weights are buffers, so that no optimizer, gradient or DDP bucket ever sees them.
+    A metric is frozen: its weights are buffers, so that no optimizer, gradient, DDP bucket or state dict ever sees
+    them. `untrained` gives one to train. Making one leaves torch's random numbers as they were.
+
+    Args:
+        weights: ``official`` (the authors', found offline or downloaded once, sha256 checked), ``mini`` (shipped), or
+            the path of a .pth or .safetensors file. MILO knows ``auto``, too: ``official`` where it is at hand or can
+            be downloaded within seconds, else ``mini``; which, and why, is said once on stderr.
+        compute_dtype: ``torch.float32`` is exact. ``torch.bfloat16`` computes the wide convolutions in bfloat16,
+            faster where the hardware has it (see ``milo-restore bench``): on the golden images scores move by less
+            than 1 % and gradients with the mask as a constant keep a cosine above 0.999; gradients through the mask
+            keep one of 0.98 only, for the mask switches almost like a threshold.
+        reduction: of the scores that `forward`, `quality` and `mos` give: ``none`` (N,), ``mean`` or ``sum``, scalars.
+
+    Raises:
+        WeightsError: a file is missing, damaged or of another architecture.
+        ConfigError: another dtype or reduction.
 
     Attributes:
         channels: channels of one image or latent.
         n_scales: pyramid levels; the mask lies in (0, n_scales).
-        weights: which weights were loaded; None for a metric built directly.
+        higher_is_better: False: of `forward` and `quality`, a lower score is a better image.
+        weights: which weights were loaded; None for an untrained metric.
     """
 
     channels: ClassVar[int]
+    weights: WeightsInfo | None
     n_scales: ClassVar[int] = N_SCALES
+    higher_is_better: ClassVar[bool] = False
     _asset: ClassVar[str]
-    _shipped: ClassVar[str | None]
-    _refuse_values: Callable[[Tensor, Tensor], None]
+    _shipped: ClassVar[str]
+    _knows_auto: ClassVar[bool] = True
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        weights: str | Path = "official",
+        *,
+        compute_dtype: torch.dtype = torch.float32,
+        reduction: Reduction = "none",
+    ) -> None:
+        if compute_dtype not in (torch.float32, torch.bfloat16):
+            raise ConfigError(f"{compute_dtype} is neither torch.float32 nor torch.bfloat16", where="compute_dtype")
+        if weights == "auto" and not self._knows_auto:
+            mend = "Take 'official' for Stable Diffusion 1 or 2, 'mini' for the tiny world"
+            raise ConfigError("the latent weights are for different VAEs, so none stands in", where="auto", mend=mend)
         super().__init__()
+        state, info = load_weights(weights, self._asset, self._shipped)
+        with torch.device("meta"):  # where initial values, which no one needs, cost neither time nor random numbers
+            self._build(reduction)
+        fill(self, state, info)
+        self.weights = info
+        self.freeze().mask_network.compute_in(compute_dtype)
+
+    def _build(self, reduction: Reduction) -> None:
+        if reduction not in ("none", "mean", "sum"):
+            raise ConfigError(f"{reduction!r} is none of none, mean, sum", where="reduction")
+        self.reduction = reduction
         self.mask_network = MaskNetwork(self.channels)
         self.scaler = ScoreScaler()
-        self.weights: WeightsInfo | None = None
+        self.weights = None
         self._values_seen = False
 
     @classmethod
     def from_pretrained(
-        cls: type[M], weights: str | Path = "official", *, compute_dtype: torch.dtype = torch.float32
+        cls: type[M],
+        weights: str | Path = "official",
+        *,
+        compute_dtype: torch.dtype = torch.float32,
+        reduction: Reduction = "none",
     ) -> M:
-        """A frozen metric with trained weights.
+        """The same as the constructor, under the name that other libraries use."""
+        return cls(weights, compute_dtype=compute_dtype, reduction=reduction)
 
-        Args:
-            weights: ``official`` (the authors', found offline or downloaded once, sha256 checked), ``mini`` (shipped),
-                or the path of a .pth or .safetensors file.
-            compute_dtype: ``torch.float32`` is exact. ``torch.bfloat16`` computes the wide convolutions in bfloat16,
-                faster where the hardware has it (see ``milo-restore bench``): on the golden images scores move by
-                less than 1 % and gradients with the mask as a constant keep a cosine above 0.999; gradients through
-                the mask keep one of 0.98 only, for the mask switches almost like a threshold.
-
-        Raises:
-            WeightsError: a file is missing, damaged or of another architecture.
-            ConfigError: another dtype.
-        """
-        if compute_dtype not in (torch.float32, torch.bfloat16):
-            raise ConfigError(f"{compute_dtype} is neither torch.float32 nor torch.bfloat16", where="compute_dtype")
-        state, info = load_weights(weights, cls._asset, cls._shipped)
-        metric = cls()
-        fill(metric, state, info)
-        metric.weights = info
-        metric.freeze().mask_network.compute_in(compute_dtype)
+    @classmethod
+    def untrained(cls: type[M], *, reduction: Reduction = "none") -> M:
+        """A metric with random weights that are parameters: MILO is trained with it, and its scores mean nothing."""
+        metric = cls.__new__(cls)
+        nn.Module.__init__(metric)
+        metric._build(reduction)
         return metric
 
     def freeze(self: M) -> M:
         """Turn every parameter into a buffer, outside of state dicts; the metric can no longer be trained."""
         return freeze_into_buffers(self)
 
-    def forward(self, image: Tensor, *, reference: Tensor) -> Tensor:
+    def forward(self, image: Tensor, reference: Tensor) -> Tensor:
         """The raw error per image: mean over channels and pixels of mask * |image - reference|.
 
         Args:
-            image: distorted images, (N, C, H, W): RGB in [0, 1], or latents times the VAE's scaling factor.
-            reference: what they should be, same shape. Keyword-only, for the metric is not symmetric.
+            image: distorted images, (N, C, H, W): RGB in [0, 1], or latents times the VAE's scaling factor; or videos
+                (N, T, C, H, W), whose frames are images.
+            reference: what they should be, same shape. The metric is not symmetric: name it, or mind the order.
 
         Returns:
-            (N,), float32; 0 for identical images, lower is better.
+            (N,), or (N, T) for videos, or a scalar as ``reduction`` says; float32. 0 for identical images, lower is
+            better.
 
         Raises:
             DataError: wrong rank, channels, size (below 16), device or value range, or NaN.
         """
-        return self._masked_error(image, reference).mean((1, 2, 3))
+        return self._reduce(self._raw(image, reference))
 
-    def mask(self, image: Tensor, *, reference: Tensor) -> Tensor:
-        """The visibility mask, (N, 1, H, W), in (0, 4); divide by `n_scales` for (0, 1). Arguments as in `forward`."""
-        return self.predict_mask(*self._prepare(image, reference))
+    def mask(self, image: Tensor, reference: Tensor) -> Tensor:
+        """The visibility mask, (N, 1, H, W) or (N, T, 1, H, W), in (0, 4); divide by `n_scales` for (0, 1).
 
-    def map(self, image: Tensor, *, reference: Tensor) -> Tensor:
-        """Where the visible errors are: S(masked error, mean over channels) - S(0), (N, 1, H, W), in [0, 0.869).
-
-        S is the learned map from masked error to (0, 1); 0 means no visible error. Arguments as in `forward`.
+        Arguments as in `forward`.
         """
-        error = self._masked_error(image, reference).mean(1, keepdim=True)
-        return self.scaler(error) - self.scaler(torch.zeros_like(error))  # a scalar S(0) may round differently
+        image, reference, videos = self._prepare(image, reference)
+        return self._unfold(self.predict_mask(image, reference), videos)
 
-    def quality(self, image: Tensor, *, reference: Tensor) -> Tensor:
-        """Mean of `map` per image, (N,): upstream's "Quality Score". 0 = identical, at most 0.869: lower is better."""
-        return self.map(image, reference=reference).mean((1, 2, 3))
+    def map(self, image: Tensor, reference: Tensor) -> Tensor:
+        """Where the visible errors are: S(masked error, mean over channels) - S(0), in [0, 0.869).
 
-    def mos(self, image: Tensor, *, reference: Tensor) -> Tensor:
-        """Predicted mean opinion score 5 (1 - S(raw error)), (N,), upstream's since ee6159c; higher is better.
-
-        Identical images get 4.346 from the official weights, not 5.
+        S is the learned map from masked error to (0, 1); 0 means no visible error. Arguments as in `forward`, shapes as
+        in `mask`.
         """
-        return self.mos_of(self(image, reference=reference))
+        error, videos = self._masked_error(image, reference)
+        error = error.mean(1, keepdim=True)
+        zero = self.scaler(torch.zeros_like(error))  # a scalar S(0) may round differently
+        return self._unfold(self.scaler(error) - zero, videos)
+
+    def quality(self, image: Tensor, reference: Tensor) -> Tensor:
+        """Mean of `map` per image, upstream's "Quality Score"; shapes as in `forward`.
+
+        0 = identical, at most 0.869: lower is better.
+        """
+        return self._reduce(self.map(image, reference).mean((-3, -2, -1)))
+
+    def mos(self, image: Tensor, reference: Tensor) -> Tensor:
+        """Predicted mean opinion score 5 (1 - S(raw error)), upstream's since ee6159c; shapes as in `forward`.
+
+        Higher is better. Identical images get 4.346 from the official weights, not 5.
+        """
+        return self._reduce(self.mos_of(self._raw(image, reference)))
 
     def mos_of(self, error: Tensor) -> Tensor:
-        """The mean opinion score that raw errors (N,) stand for: 5 (1 - S(error)), (N,)."""
-        return 5 * (1 - self.scaler(error[:, None, None, None])[:, 0, 0, 0])
+        """The mean opinion scores that raw errors stand for: 5 (1 - S(error)), the same shape."""
+        return 5 * (1 - self.scaler(error.reshape(-1, 1, 1, 1)).reshape(error.shape))
 
     def predict_mask(self, image: Tensor, reference: Tensor) -> Tensor:
-        """`mask` without looking at the values: for losses, where a diverging prediction is not bad input."""
+        """`mask` without looking at the values: for losses, where a diverging prediction is not bad input.
+
+        Under ``torch.no_grad()``, or where nothing asks for a gradient, it runs faster and keeps nothing.
+        """
         # A training loop may run under autocast; the metric keeps the precision it was built with.
         with torch.autocast(image.device.type, enabled=False):
             return visibility_mask(self.mask_network, image.float(), reference.float())
@@ -130,29 +184,55 @@ class MaskedError(nn.Module):
         """Refuse values that are no images (or latents) in the expected range.
 
         Reading values makes an accelerator wait for everything queued before; there only the first batch is read.
+        Under ``torch.compile``, an export or a trace there are no values to read.
 
         Raises:
             DataError: naming the range found and the conversion that mends it.
         """
-        if image.device.type == "cpu" or not self._values_seen:
-            self._refuse_values(image, reference)
-            self._values_seen = True
+        if traced() or (image.device.type != "cpu" and self._values_seen):
+            return
+        self._refuse_values(image, reference)
+        self._values_seen = True
 
-    def _masked_error(self, image: Tensor, reference: Tensor) -> Tensor:
-        image, reference = self._prepare(image, reference)
-        return self.predict_mask(image, reference) * (image - reference).abs()
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(weights: {self.weights or 'untrained'}, reduction={self.reduction!r})"
 
-    def _prepare(self, image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        check_pair(image, reference, self.channels)
+    def _raw(self, image: Tensor, reference: Tensor) -> Tensor:
+        error, videos = self._masked_error(image, reference)
+        return self._unfold(error.mean((1, 2, 3)), videos)
+
+    def _masked_error(self, image: Tensor, reference: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        image, reference, videos = self._prepare(image, reference)
+        return self.predict_mask(image, reference) * (image - reference).abs(), videos
+
+    def _prepare(self, image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        """Checked batches, float32, and the shape (N, T) of what were videos."""
+        image, reference, videos = fold_video(image, reference)
+        check_pair(image, reference, self._channels_of(image))
         self.check_values(image, reference)
-        return image.float(), reference.float()
+        return image.float(), reference.float(), videos
+
+    def _channels_of(self, image: Tensor) -> int:
+        """How many channels an image should have."""
+        return self.channels
+
+    def _refuse_values(self, image: Tensor, reference: Tensor) -> None:
+        raise NotImplementedError
+
+    def _unfold(self, result: Tensor, videos: tuple[int, ...]) -> Tensor:
+        return result.unflatten(0, videos) if videos else result
+
+    def _reduce(self, scores: Tensor) -> Tensor:
+        return scores if self.reduction == "none" else getattr(scores, self.reduction)()
 
 
 class MILO(MaskedError):
     """MILO on RGB images in [0, 1]; grey (N, 1, H, W) is repeated to three channels.
 
+    Arguments as in `MaskedError`.
+
     Example:
-        >>> milo = MILO.from_pretrained("mini")
+        >>> milo = MILO("mini")
         >>> reference = torch.rand(2, 3, 64, 64)
         >>> milo(reference, reference=reference).tolist()
         [0.0, 0.0]
@@ -162,24 +242,38 @@ class MILO(MaskedError):
     _asset = "milo"
     _shipped = "milo_mini.safetensors"
 
-    _refuse_values = staticmethod(check_image_values)
-
     def predict_mask(self, image: Tensor, reference: Tensor) -> Tensor:
         """As in `MaskedError`, with grey images repeated to three channels."""
         return super().predict_mask(as_rgb(image), as_rgb(reference))
 
-    def _prepare(self, image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        return super()._prepare(as_rgb(image), as_rgb(reference))
+    def _channels_of(self, image: Tensor) -> int:
+        return 1 if isinstance(image, Tensor) and image.ndim == 4 and image.shape[1] == 1 else 3
+
+    def _refuse_values(self, image: Tensor, reference: Tensor) -> None:
+        check_image_values(image, reference)
 
 
 class LatentMILO(MaskedError):
-    """MILO on latents (N, 4, h, w), times the VAE's scaling factor.
+    """MILO on latents (N, 4, h, w), times the VAE's scaling factor. Arguments as in `MaskedError`, but not ``auto``.
 
     ``official`` is for latents of Stable Diffusion 1 or 2's VAE, times 0.18215; ``mini`` for those of the shipped tiny
-    world's VAE (see `milo_restore.models.tiny`). Latents of other VAEs (SDXL, SD 3, FLUX) lie elsewhere.
+    world's VAE (see `milo_restore.models.tiny`), and warns once where latents are none of these for certain. Latents of
+    other VAEs (SDXL, SD 3, FLUX) lie elsewhere.
     """
 
     channels = 4
     _asset = "milo-latent"
     _shipped = "milo_latent_mini.safetensors"
-    _refuse_values = staticmethod(check_latent_values)
+    _knows_auto = False
+    _warned = False
+
+    def _refuse_values(self, image: Tensor, reference: Tensor) -> None:
+        check_latent_values(image, reference)
+        if self.weights is None or self.weights.name != "mini" or self._warned:
+            return
+        if strange := strange_to_the_tiny_world(reference):
+            self._warned = True
+            mend = "For Stable Diffusion 1 and 2 take 'official'"
+            warnings.warn(
+                f"'mini' of LatentMILO knows the tiny world's latents only, and {strange}. {mend}", stacklevel=4
+            )

@@ -1,9 +1,12 @@
 """The two small networks inside MILO: one predicts the visibility mask, one maps a masked error to a quality.
 
-Shapes and activations are those of the published checkpoints (upstream ``MILO_runner.py`` at a54e50e).
+Shapes and activations are those of the published checkpoints (upstream ``MILO_runner.py``).
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +14,14 @@ from torch import Tensor, nn
 
 N_SCALES = 4
 """Number of pyramid levels, the paper's L. The mask is a sum of one sigmoid per level, so it lies in (0, N_SCALES)."""
+
+
+STRIP_PIXELS = 2**17
+"""Pixels that the mask network takes at once where no gradient is wanted: 48 MiB of activations."""
+LEAST_ROWS = 64
+"""Rows of a strip, at least, for each strip computes `HALO` more to either side."""
+HALO = 5
+"""Rows to either side that the network's output depends on: one per convolution."""
 
 
 class MaskNetwork(nn.Sequential):
@@ -66,6 +77,10 @@ class ScoreScaler(nn.Sequential):
 def visibility_mask(network: MaskNetwork, image: Tensor, reference: Tensor) -> Tensor:
     """Run the mask network coarse to fine over `N_SCALES` levels, each half the size of the one above.
 
+    Where nothing asks for a gradient the images are taken in strips and channels-last, which is faster and needs no
+    memory to speak of. Scores are the same to 1e-6; a pixel of the mask may differ by 1e-4 where the network is steep,
+    as it does from exact arithmetic either way.
+
     Args:
         network: the shared mask network.
         image: distorted images, (N, C, H, W), float32.
@@ -74,24 +89,67 @@ def visibility_mask(network: MaskNetwork, image: Tensor, reference: Tensor) -> T
     Returns:
         The mask, (N, 1, H, W), float32, in (0, 4).
     """
-    # Channels-last convolves faster on CPUs, but it sums in another order than upstream's default layout: where a ReLU
-    # has zero input but for rounding, that flips entries of the gradient. So float32 keeps upstream's order.
-    layout = torch.contiguous_format if network.dtype == torch.float32 else torch.channels_last
-    levels = [torch.cat([image, reference], 1).to(memory_format=layout)]
+    constant = not traced() and not (torch.is_grad_enabled() and _wants_gradient(network, image, reference))
+    one_level = _in_strips if constant else _whole
+    levels = [(image, reference)]
     for _ in range(N_SCALES - 1):
-        levels.append(F.avg_pool2d(levels[-1], 2))
+        levels.append((F.avg_pool2d(levels[-1][0], 2), F.avg_pool2d(levels[-1][1], 2)))
     mask: Tensor | None = None
-    for level in reversed(levels):
-        above = level.new_zeros(level.shape[0], 1, *level.shape[2:]) if mask is None else double(mask, level)
-        mask = network(torch.cat([level, above], 1).contiguous(memory_format=layout)) + above
+    for image, reference in reversed(levels):
+        above = torch.zeros_like(image[:, :1]) if mask is None else double(mask, image)
+        mask = one_level(network, image, reference, above)
     assert mask is not None  # noqa: S101  (N_SCALES > 0)
     return mask
 
 
+def traced() -> bool:
+    """Whether a compiler or an exporter looks on: it sees shapes, but no values, and one path for all sizes."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def double(mask: Tensor, level: Tensor) -> Tensor:
     """Twice the size, bilinear; where halving had dropped an odd row or column, the last one is repeated."""
-    doubled = F.interpolate(mask, scale_factor=2.0, mode="bilinear", align_corners=True)
-    missing_rows, missing_columns = (level.shape[i] - doubled.shape[i] for i in (2, 3))
-    if missing_rows or missing_columns:
-        doubled = F.pad(doubled, (0, missing_columns, 0, missing_rows), mode="replicate")
+    height, width = level.shape[2:]
+    rows, columns = (2 * side for side in mask.shape[2:])
+    doubled = F.interpolate(mask, size=(rows, columns), mode="bilinear", align_corners=True)
+    if _exporting():  # whether a side is odd is not known then
+        places = [torch.arange(side, device=mask.device) for side in (height, width)]
+        doubled = doubled[:, :, places[0].clamp(max=rows - 1)][..., places[1].clamp(max=columns - 1)]
+    elif height != rows or width != columns:
+        doubled = F.pad(doubled, (0, width - columns, 0, height - rows), mode="replicate")
     return doubled
+
+
+_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch >= 2.7
+
+
+def _wants_gradient(network: MaskNetwork, image: Tensor, reference: Tensor) -> bool:
+    return image.requires_grad or reference.requires_grad or any(p.requires_grad for p in network.parameters())
+
+
+def _whole(network: MaskNetwork, image: Tensor, reference: Tensor, above: Tensor) -> Tensor:
+    """One level at once, ready for gradients."""
+    # Channels-last convolves faster on CPUs, but it sums in another order than upstream's default layout: where a ReLU
+    # has zero input but for rounding, that flips entries of the gradient. So float32 keeps upstream's order.
+    layout = torch.contiguous_format if network.dtype == torch.float32 else torch.channels_last
+    stacked = torch.cat([image, reference, above], 1)
+    return network(stacked if traced() else stacked.contiguous(memory_format=layout)) + above
+
+
+def _in_strips(network: MaskNetwork, image: Tensor, reference: Tensor, above: Tensor) -> Tensor:
+    """One level in pieces of about `STRIP_PIXELS`: some images of a batch, or some rows of a large one."""
+    height, width = image.shape[2:]
+    some = max(1, STRIP_PIXELS // (height * width))
+    strips = math.ceil(height / max(LEAST_ROWS, STRIP_PIXELS // width))
+    rows = math.ceil(height / strips) if some == 1 else height
+    mask = torch.empty_like(above)
+    for first in range(0, len(image), some):
+        images = slice(first, first + some)
+        for top in range(0, height, rows):
+            start, bottom = max(0, top - HALO), top + rows
+            seen = (images, slice(None), slice(start, bottom + HALO))
+            stacked = torch.cat([image[seen], reference[seen], above[seen]], 1)
+            visibility = network(stacked.contiguous(memory_format=torch.channels_last))
+            kept = (images, slice(None), slice(top, bottom))
+            mask[kept] = visibility[:, :, top - start : bottom - start] + above[kept]
+    return mask

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from milo_restore.assets import weights_path
+from milo_restore.assets import fetch_weights, find_weights, weights_path
 from milo_restore.errors import WeightsError
 from milo_restore.state_file import read_state_file
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
+AUTO_TIMEOUT = 5.0
+"""Seconds that ``auto`` waits for a server to answer."""
 
 # Upstream's names of the layers, in MILO's files and in those of the masking-enhanced metrics, and ours.
 _RENAMED = {
@@ -25,63 +31,114 @@ _RENAMED = {
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How near weights taught here come to their teacher's, as their file says; None where it says nothing.
+
+    Attributes:
+        gradient_cosine: of the loss's gradients, with the mask as a constant.
+        mask_correlation: of the masks.
+    """
+
+    gradient_cosine: float | None = None
+    mask_correlation: float | None = None
+
+
+@dataclass(frozen=True)
 class WeightsInfo:
     """Which weights a metric carries; written to logs, checkpoints and reports.
 
     Attributes:
-        name: what was asked for: ``official``, ``mini`` or a path.
+        name: what they are: ``official``, ``mini`` or a path.
         path: the file that was read.
         sha256: the file's hash.
+        auto: whether ``auto`` was asked for and chose them.
+        agreement: with the teacher's, of weights that were taught here.
     """
 
     name: str
     path: str
     sha256: str
+    auto: bool = False
+    agreement: Agreement = Agreement()
 
     def __str__(self) -> str:
-        return f"{self.name} ({Path(self.path).name}, sha256 {self.sha256[:12]})"
+        chosen = ", chosen by auto" if self.auto else ""
+        return f"{self.name} ({Path(self.path).name}, sha256 {self.sha256[:12]}{chosen})"
 
 
 def load_weights(name: str | Path, asset: str, shipped: str | None) -> tuple[dict[str, Tensor], WeightsInfo]:
     """Find, check and read weights.
 
     Args:
-        name: ``official``, ``mini``, or the path of a .pth (read with ``weights_only=True``) or .safetensors file.
+        name: ``official``, ``mini``, ``auto`` (``official`` where it is at hand or can be downloaded within seconds,
+            else ``mini``; which, and why, is said once on stderr), or the path of a .pth (read with
+            ``weights_only=True``) or .safetensors file.
         asset: what ``official`` means to `milo_restore.assets`.
         shipped: file name that ``mini`` means in `SHIPPED`; None where this metric has no shipped weights.
 
     Returns:
-        The state dict in this project's key names, and what was read.
+        The state dict in this project's key names, float32, and what was read.
 
     Raises:
         WeightsError: naming the file that is missing, damaged or of another architecture.
     """
-    if name == "official":
+    chosen = _choose(asset, shipped) if name == "auto" else str(name)
+    if chosen == "official":
         path = weights_path(asset)
-    elif name == "mini":
-        if shipped is None:
-            raise WeightsError(
-                "no mini weights are shipped for this metric", where="mini", mend="Use 'official' or a path"
-            )
-        path = SHIPPED / shipped
+    elif chosen == "mini":
+        path = _shipped_file(shipped, "mini")
     else:
         path = Path(name)
     content = read_state_file(path)
-    info = WeightsInfo(str(name), str(path), hashlib.sha256(path.read_bytes()).hexdigest())
-    return {_ours(key): value for key, value in content.items()}, info
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    info = WeightsInfo(chosen, str(path), digest, name == "auto", _agreement(path))
+    # Copied: the tensors of a .safetensors lie in the file itself, which a training may replace.
+    return {_ours(key): value.to(torch.float32, copy=True) for key, value in content.items()}, info
 
 
 def fill(metric: nn.Module, state: dict[str, Tensor], info: WeightsInfo) -> None:
-    """Load weights into a metric, all of them and no others.
+    """Make a state's tensors a metric's weights, all of them and no others; the metric may lie on the meta device.
 
     Raises:
         WeightsError: they are of another architecture.
     """
     try:
-        metric.load_state_dict(state)
+        metric.load_state_dict(state, assign=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:240]
         raise WeightsError(f"does not fit {type(metric).__name__} ({reason})", where=info.path) from error
+
+
+@functools.cache
+def _choose(asset: str, shipped: str | None) -> str:
+    """What ``auto`` means here; decided and said once per process."""
+    _shipped_file(shipped, "auto")
+    found = find_weights(asset)
+    try:
+        path = found or fetch_weights(asset, timeout=AUTO_TIMEOUT)
+    except WeightsError as error:
+        print(f"milo-restore: weights 'auto' are 'mini': official {error.where} {error.what}", file=sys.stderr)
+        return "mini"
+    print(f"milo-restore: weights 'auto' are 'official': {'found' if found else 'downloaded'} {path}", file=sys.stderr)
+    return "official"
+
+
+def _shipped_file(shipped: str | None, asked: str) -> Path:
+    if shipped is None:
+        raise WeightsError("no mini weights are shipped for this metric", where=asked, mend="Use 'official' or a path")
+    return SHIPPED / shipped
+
+
+def _agreement(path: Path) -> Agreement:
+    """What the metadata of a .safetensors file says; `read_state_file` has seen that it is one."""
+    if path.suffix != ".safetensors":
+        return Agreement()
+    with safe_open(path, "pt") as file:
+        said = file.metadata() or {}
+    try:
+        return Agreement(**{key.name: float(said[key.name]) for key in fields(Agreement) if key.name in said})
+    except ValueError as error:
+        raise WeightsError(f"its metadata is no number ({error})", where=path) from error
 
 
 def _ours(key: str) -> str:

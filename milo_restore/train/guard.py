@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from accelerate.utils import gather_object, send_to_device, set_seed
 from torch import Tensor, nn
 
+from milo_restore.errors import ConfigError
 from milo_restore.train.feed import MicroBatch
 from milo_restore.train.schedule import learning_rate
 from milo_restore.train.settings import TrainSettings
@@ -23,13 +24,13 @@ Step = Callable[[nn.Module, dict[str, Any], int], "Tensor | tuple[Tensor, dict[s
 
 @dataclass
 class Outcome:
-    """What a step came to; equal on all processes except for ``parts``."""
+    """What a step came to; equal on all processes."""
 
     loss: float  # mean over the effective batch
     gradient_norm: float  # of the whole gradient, before clipping
     stop: bool  # whether any process was asked to stop
     skipped: str | None  # "loss" or "gradient": not finite, nothing changed; "overflow": fp16's scale was too high
-    parts: dict[str, Tensor]  # this process's share of the means of what the recipe reports besides the loss
+    parts: dict[str, float]  # what the recipe reports besides the loss, means over the effective batch
 
 
 def take_step(
@@ -53,14 +54,17 @@ def take_step(
         group["lr"] = learning_rate(number, settings)
     buffers = [buffer.clone() for buffer in state.module.buffers()]  # running statistics, say; mostly there are none
     state.optimizer.zero_grad(set_to_none=True)
-    losses, parts = _backward(state, step, number, batches)
+    with _compiler_errors():
+        losses, parts = _backward(state, step, number, batches)
     norm = accelerator.clip_grad_norm_(state.parameters, settings.clip_norm or math.inf)
 
     mean = torch.stack([loss * batch.share for loss, batch in zip(losses, batches)]).sum()
     flag = torch.tensor(float(stop()), device=mean.device)
-    # The one exchange and the one wait for the device per step: loss, norm and stop flag together.
-    loss, norms, stops = accelerator.reduce(torch.stack([mean, norm.to(mean), flag]), "sum").tolist()
-    outcome = Outcome(loss, norms / accelerator.num_processes, stops > 0, _skipped(state, loss, norms), parts)
+    # The one exchange and the one wait for the device per step: all that is reported, together.
+    shares = [mean, norm.to(mean), flag, *(part.to(mean) for part in parts.values())]
+    loss, norms, stops, *means = accelerator.reduce(torch.stack(shares), "sum").tolist()
+    reported = dict(zip(parts, means))
+    outcome = Outcome(loss, norms / accelerator.num_processes, stops > 0, _skipped(state, loss, norms), reported)
     if outcome.skipped:
         with torch.no_grad():
             for buffer, before in zip(state.module.buffers(), buffers):
@@ -94,6 +98,23 @@ def _backward(
         for key, value in extra.items():
             parts[key] = parts.get(key, 0) + value.detach().float().mean() * batch.share
     return losses, parts
+
+
+@contextlib.contextmanager
+def _compiler_errors() -> Iterator[None]:
+    """What torch.compile cannot do here, in one line: no C++ compiler, no Triton, or a network that it does not take.
+
+    Raises:
+        ConfigError: naming the first line of torch's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        what = f"torch.compile fails here ({str(error).strip().splitlines()[0]})"
+        mend = "Set compile: false, or install what it needs: a C++ compiler for CPUs, Triton for GPUs"
+        raise ConfigError(what, where="training.compile", mend=mend) from error
 
 
 def _skipped(state: TrainingState, loss: float, norm: float) -> str | None:

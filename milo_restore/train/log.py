@@ -69,11 +69,12 @@ class Journal:
         if self.main:
             tqdm.write(line, file=sys.stderr)
 
-    def advance(self, loss: float, rate: float, curriculum: float | None) -> None:
+    def advance(self, loss: float, l1: float | None, rate: float, curriculum: float | None) -> None:
         """One step is done."""
         if self.live:
+            residual = {} if l1 is None else {"l1": f"{l1:.4g}"}
             position = {} if curriculum is None else {"curriculum": f"{curriculum:.2f}"}
-            self.bar.set_postfix({"loss": f"{loss:.4g}", "lr": f"{rate:.2e}", **position}, refresh=False)
+            self.bar.set_postfix({"loss": f"{loss:.4g}", **residual, "lr": f"{rate:.2e}", **position}, refresh=False)
         self.bar.update()  # draws, so it comes last
 
     def write(self, step: int, values: Mapping[str, Any], *, track: bool = True) -> None:

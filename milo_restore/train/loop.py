@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any
@@ -26,6 +26,7 @@ from milo_restore.train.schedule import check_split, learning_rate
 from milo_restore.train.settings import TrainSettings
 from milo_restore.train.signals import StopSignals
 from milo_restore.train.state import TrainingState
+from milo_restore.train.watch import GamingWatch
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class _Run:
     curriculum: Callable[[int], float] | None
     evaluation: dict[str, float] | None = None
     loss: float | None = None
+    watch: GamingWatch = field(default_factory=GamingWatch)
+    readings: list[tuple[float, float]] | None = None  # L1 and MILO of the steps since the last line; None: no step yet
 
 
 def fit(
@@ -82,7 +85,9 @@ def fit(
     Args:
         model: trained in place. After a finished run it holds the final weights (the averaged ones, where kept).
         step: ``step(model, batch, number)`` gives the mean loss over the micro-batch, and optionally a dict of
-            further scalars to log. It calls the model it is given, once, and not one from outside.
+            further scalars to log, as a loss's ``terms`` does; of these ``l1``, the mean absolute residual, stands
+            beside the loss, and is watched together with ``milo``, see `milo_restore.train.watch`. It calls the model
+            it is given, once, and not one from outside.
         data: ``data[key]`` gives a dict; a key unpacks as ``step, index, position, patch``. Collated samples arrive
             in ``step`` on the right device, with ``batch["position"]`` (int64) for keyed random numbers.
         settings: the run's.
@@ -114,6 +119,10 @@ def fit(
         last = min(settings.steps if until is None else until, settings.steps)
         journal = Journal(accelerator, output, settings, record, state.step, last)
         stack.callback(journal.close)
+        if curriculum is not None and curriculum(1) != curriculum(settings.steps):
+            notes.append(
+                "the loss follows a curriculum: its values do not compare between steps, l1's and evaluations do"
+            )
         for note in notes:
             journal.say(note)
         run = _Run(state, journal, settings, output, evaluate, sample, curriculum)
@@ -182,16 +191,39 @@ def _log(run: _Run, outcome: Outcome) -> None:
     state, settings, journal = run.state, run.settings, run.journal
     rate = learning_rate(state.step, settings)
     position = None if run.curriculum is None else float(run.curriculum(state.step))
-    journal.advance(outcome.loss, rate, position)
+    journal.advance(outcome.loss, outcome.parts.get("l1"), rate, position)
+    if not outcome.skipped:
+        _watch(run, outcome)
     if outcome.skipped or (state.step % settings.log_every and state.step != settings.steps):
         return
-    values = {"loss": outcome.loss, "lr": rate, "gradient_norm": outcome.gradient_norm}
+    values = {"loss": outcome.loss, **outcome.parts, "lr": rate, "gradient_norm": outcome.gradient_norm}
     if position is not None:
         values["curriculum"] = position
-    if outcome.parts:
-        parts = state.accelerator.reduce(torch.stack(list(outcome.parts.values())), "sum").tolist()
-        values.update(zip(outcome.parts, parts))
     journal.progress(state.step, values)
+
+
+def _watch(run: _Run, outcome: Outcome) -> None:
+    """Say once how large the loss is beside L1; have the first step, and the mean of every line's steps, watched."""
+    step, l1, milo = run.state.step, outcome.parts.get("l1"), outcome.parts.get("milo")
+    if l1 is None:
+        return
+    if step == 1 and l1 > 0:
+        run.journal.say(f"loss / L1 on the first batch: {outcome.loss / l1:.3g}")
+    if milo is None:
+        return
+    first = run.readings is None
+    run.readings = run.readings or []
+    run.readings.append((l1, milo))
+    if first or step % run.settings.log_every == 0:
+        means = [sum(values) / len(run.readings) for values in zip(*run.readings)]
+        run.readings.clear()
+        _warn(run, run.watch.observe(step, means[0], means[1]))
+
+
+def _warn(run: _Run, line: str | None) -> None:
+    if line is not None:
+        run.journal.say(f"warning: {line}")
+        run.journal.write(run.state.step, {"warning": line}, track=False)
 
 
 def _show(run: _Run) -> None:
@@ -211,6 +243,7 @@ def _show(run: _Run) -> None:
         run.journal.write(state.step, {"evaluation": run.evaluation})
         numbers = "  ".join(f"{key} {value:.4g}" for key, value in run.evaluation.items())
         run.journal.say(f"step {state.step} evaluation: {numbers}")
+        _warn(run, run.watch.evaluated(state.step, run.evaluation))
         if settings.keep_best is not None:
             on_main(state.accelerator, lambda: best.offer(run.output / "best", state, run.evaluation or {}))
 

@@ -53,6 +53,7 @@ def start_accelerator(settings: TrainSettings, output: Path) -> Accelerator:
         accelerator = Accelerator(
             cpu=launched > 1 and not _has_device(),  # else Accelerate overlooks the other processes
             mixed_precision=settings.mixed_precision,
+            dynamo_backend="inductor" if settings.compile else None,  # None: as launched
             log_with=list(settings.trackers) or None,
             project_config=folders,
         )

@@ -35,14 +35,18 @@ class TrainSettings:
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"  # of the model; losses see float32 outputs
     deterministic: bool = False  # refuse algorithms that differ from run to run (on GPUs; a CPU run is exact anyway)
 
+    compile: bool = False  # torch.compile the trained network: minutes at the start; evaluations run without it
+    channels_last: bool = False  # lay out the trained network's convolutions for NHWC; what is saved is the same
+
     learning_rate: float = 3e-4  # during the constant phase
     final_learning_rate: float = 1e-6  # where the cosine ends
     constant_steps: int | None = None  # steps before the cosine starts; null: constant to the end
     decay_every: int | None = None  # steps between drops of the learning rate (MultiStepLR), in place of the cosine
     decay_factor: float = 0.5  # what each drop multiplies it by
-    optimizer: Literal["adamw", "adamw8bit"] = "adamw"  # adamw8bit: bitsandbytes', a quarter of the state; GPUs only
-    weight_decay: float = 1e-4  # AdamW's
-    betas: tuple[float, float] = (0.9, 0.999)  # AdamW's
+    # adamw8bit: bitsandbytes', a quarter of the state; GPUs only. soap: pytorch_optimizer's, best with betas 0.95, 0.95
+    optimizer: Literal["adamw", "adamw8bit", "soap"] = "adamw"
+    weight_decay: float = 1e-4  # the optimizer's
+    betas: tuple[float, float] = (0.9, 0.999)  # the optimizer's
     clip_norm: float | None = 0.01  # largest 2-norm of the whole gradient (Restormer's); null: no clipping
     ema_decay: float | None = None  # evaluate, sample and finish with averaged weights; null: without
 

@@ -21,9 +21,8 @@ from milo_restore.train.settings import TrainSettings
 
 # What may change between a run and its continuation without changing the result. Not the stages: a longer run has
 # another learning rate at each step, so it is another run.
-_FREE = {"accumulation", "workers", "deterministic", "trackers", "max_bad_steps", "keep_checkpoints"} | {
-    f"{what}_every" for what in ("log", "evaluate", "sample", "checkpoint")
-}
+_FREE = {"accumulation", "workers", "deterministic", "trackers", "max_bad_steps", "keep_checkpoints"}
+_FREE |= {"compile", "channels_last"} | {f"{what}_every" for what in ("log", "evaluate", "sample", "checkpoint")}
 
 
 class TrainingState:
@@ -45,7 +44,11 @@ class TrainingState:
         self.step = 0
         self.bad_steps = 0  # skipped steps in a row
         self.accelerator = accelerator
-        self.module = model  # as given; accelerate replaces its forward when it mixes precisions
+        # As given, never compiled or distributed, so that its keys are its own; accelerate replaces its forward when it
+        # mixes precisions.
+        self.module = model
+        if settings.channels_last:
+            model.to(memory_format=torch.channels_last)
         self._own_forward = model.__dict__.get("forward")
         trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
         if not trained:
@@ -111,6 +114,7 @@ class TrainingState:
             load_model(self.module, folder / "model.safetensors")
             saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
             self.optimizer.load_state_dict(saved["optimizer"])
+            self._lay_out_moments()
             if self.accelerator.scaler is not None and saved["scaler"] is not None:
                 self.accelerator.scaler.load_state_dict(saved["scaler"])
             if self.ema is not None:
@@ -121,6 +125,13 @@ class TrainingState:
         except (RuntimeError, KeyError, ValueError) as error:
             raise WeightsError(f"does not fit this model ({error})", where=folder) from error
         self.step, self.bad_steps = state["step"], state["bad_steps"]
+
+    def _lay_out_moments(self) -> None:
+        """As the parameters are laid out; a checkpoint brings the layout of the run that wrote it."""
+        for parameter, moments in self.optimizer.state.items():
+            for name, value in moments.items():
+                if torch.is_tensor(value) and value.shape == parameter.shape:
+                    moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
     def _check_fingerprint(self, theirs: dict[str, Any], folder: Path) -> None:
         for key in (*self.fingerprint, *theirs):
@@ -136,10 +147,10 @@ class TrainingState:
 def build_optimizer(
     parameters: list[nn.Parameter], settings: TrainSettings, device: torch.device
 ) -> torch.optim.Optimizer:
-    """AdamW, or bitsandbytes' AdamW that keeps its two averages in 8 bits.
+    """AdamW, bitsandbytes' AdamW that keeps its two averages in 8 bits, or SOAP (Vyas et al., 2024, arXiv 2409.11321).
 
     Raises:
-        ConfigError: 8 bits without an NVIDIA GPU or without bitsandbytes.
+        ConfigError: 8 bits without an NVIDIA GPU or without bitsandbytes; SOAP without pytorch_optimizer.
     """
     options: dict[str, Any] = {
         "lr": settings.learning_rate,
@@ -148,6 +159,14 @@ def build_optimizer(
     }
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(parameters, **options)
+    if settings.optimizer == "soap":
+        try:
+            from pytorch_optimizer import SOAP
+        except ImportError as error:
+            mend = "pip install pytorch_optimizer, or use adamw"
+            raise ConfigError("soap needs pytorch_optimizer", where="training.optimizer", mend=mend) from error
+        soap: torch.optim.Optimizer = SOAP(parameters, **options)
+        return soap
     if device.type != "cuda":
         what = f"adamw8bit needs a GPU with CUDA, this run is on {device.type}"
         raise ConfigError(what, where="training.optimizer", mend="Use adamw here")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -122,11 +123,20 @@ def agreement(metric: MaskedError, held_out: HeldOut, device: torch.device) -> d
 
 
 @torch.no_grad()
-def mask_correlation(first: MaskedError, second: MaskedError, held_out: HeldOut, device: torch.device) -> float:
-    """The median, over pairs, of the correlation of two metrics' masks, pixel by pixel; constant masks left out."""
-    found = []
+def mask_agreement(
+    first: MaskedError, second: MaskedError, held_out: HeldOut, device: torch.device
+) -> dict[str, float]:
+    """How far two metrics find the same pixels at fault; medians over the pairs.
+
+    Returns:
+        ``mask_correlation``, Pearson's, pixel by pixel, constant masks left out; and ``gradient_cosine``, of the two
+        losses' gradients with the mask as a constant.
+    """
+    correlations, cosines = [], []
     for pair in held_out.images:
         image, reference = (tensor.to(device) for tensor in pair())
-        masks = torch.stack([metric.mask(image, reference=reference).flatten() for metric in (first, second)])
-        found.append(float(torch.corrcoef(masks)[0, 1]))
-    return float(np.nanmedian(found))
+        masks = [metric.mask(image, reference=reference) for metric in (first, second)]
+        correlations.append(float(torch.corrcoef(torch.stack([mask.flatten() for mask in masks]))[0, 1]))
+        gradients = [(mask * (image - reference).sign()).flatten() for mask in masks]
+        cosines.append(float(F.cosine_similarity(gradients[0], gradients[1], 0)))
+    return {"mask_correlation": float(np.nanmedian(correlations)), "gradient_cosine": float(np.nanmedian(cosines))}

@@ -84,6 +84,7 @@ class Row:
         set: what ``$set`` stands for.
         milo: name of the MILO in its loss, one of the table's ``milos``; None: it has none.
         untrained: scales at which the base model is taken as it is.
+        note: printed below the table: what the row's training settles that the paper leaves open.
     """
 
     method: str
@@ -91,6 +92,7 @@ class Row:
     set: str = ""
     milo: str | None = None
     untrained: tuple[ScaleName, ...] = ()
+    note: str | None = None
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,24 @@ def _lines(table: Table, group: Group, number: int, found: Found, cell: Callable
 
 
 def _notes(table: Table, found: Found) -> list[str]:
-    """Why numbers are missing, and what others are means of; each reason once."""
+    """What rows settle, why numbers are missing, and what others are means of; each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for row in table.rows:
+        if row.note:
+            reasons.setdefault(row.note, []).extend(f"{row.method}, {group.name}" for group in table.groups)
+    reasons |= _reasons(table, found)
+    lines = []
+    for reason, places in reasons.items():
+        methods = list(dict.fromkeys(place.rsplit(", ", 1)[0] for place in places))
+        everywhere = all(f"{method}, {group.name}" in places for method in methods for group in table.groups)
+        where = ", ".join(methods) if everywhere else "; ".join(places)
+        lines.append(f"{where}: {reason}" if places else reason)
+    marks = "▲ better than the paper's number, ▼ worse, whichever way the arrow points"
+    return [*lines, marks]
+
+
+def _reasons(table: Table, found: Found) -> dict[str, list[str]]:
+    """What is missing or partial in one's own results, and of which rows and groups; nowhere where it is of all."""
     reasons: dict[str, list[str]] = {}
     for group in table.groups:
         for row in table.rows:
@@ -171,14 +188,7 @@ def _notes(table: Table, found: Found) -> list[str]:
             for about in results["metrics"].values():
                 if "note" in about:
                     reasons.setdefault(about["note"], [])
-    lines = []
-    for reason, places in reasons.items():
-        methods = list(dict.fromkeys(place.rsplit(", ", 1)[0] for place in places))
-        everywhere = all(f"{method}, {group.name}" in places for method in methods for group in table.groups)
-        where = ", ".join(methods) if everywhere else "; ".join(places)
-        lines.append(f"{where}: {reason}" if places else reason)
-    marks = "▲ better than the paper's number, ▼ worse, whichever way the arrow points"
-    return [*lines, marks]
+    return reasons
 
 
 def _text(table: Table, scale: ScaleName, found: Found) -> str:

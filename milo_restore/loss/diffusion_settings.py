@@ -1,0 +1,110 @@
+"""The loss section of a diffusion recipe's configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from milo_restore.loss.curriculum import CurriculumKind
+
+_CHOICES: dict[str, tuple[str | int, ...]] = {
+    "kind": ("mse", "mae", "milo"),
+    "residual": ("prediction", "z0"),
+    "power": (1, 2),
+    "mask_pair": ("estimate", "condition"),
+}
+
+
+@dataclass(frozen=True)
+class DiffusionLossSettings:
+    """Which loss trains the diffusion model; the formulas are `DiffusionLoss`'s.
+
+    Attributes:
+        kind: ``mse`` (DiffBIR's own), ``mae``, or ``milo``: the residual under the latent mask.
+        weights: LatentMILO's weights, ``official``, ``mini`` or a path; ignored by the others.
+        curriculum: ``constant``, ``linear`` or ``cosine`` over the run's steps.
+        residual: where errors are counted: ``prediction``, or ``z0``, the clean latent that the prediction stands for.
+        power: of MILO's residual: 1 or 2; ``mse`` is 2 and ``mae`` is 1.
+        mask_pair: what the mask compares with z_0: ``estimate``, the model's z0_hat, or ``condition``, the latent of
+            the degraded (cleaned) input, which says where that is visibly wrong.
+        mask_gradient: let gradients flow through the mask too; see `DiffusionLoss`.
+        contrast: exponent on the mask: above 1 the weights differ more from place to place.
+        noise_blend: k > 0 blends MILO's weights towards one by sigma_t^k, sigma_t^2 = 1 - alpha_bar_t; None: never,
+            see `DiffusionLoss`.
+        snr_gamma: Min-SNR-gamma weighting of the timesteps, for every kind; the authors use 5; None: uniform.
+        normalize: divide MILO's weights by their mean per image, so that it compares with ``mse`` at one learning rate;
+            ignored by the others, as are ``power`` and ``bfloat16``.
+        anchor: k > 0 trains with the plain MSE and k times LatentMILO's error of z0_hat beside it; None: the mask
+            weighs the residual itself.
+        anchor_timestep: that error counts below this timestep only, where z0_hat looks like a latent.
+        bfloat16: compute the mask network in bfloat16.
+        loss_weight: factor on the loss.
+    """
+
+    kind: Literal["mse", "mae", "milo"] = "milo"
+    weights: str = "official"
+    curriculum: CurriculumKind = "constant"
+    residual: Literal["prediction", "z0"] = "prediction"
+    power: Literal[1, 2] = 2
+    mask_pair: Literal["estimate", "condition"] = "estimate"
+    mask_gradient: bool = False
+    contrast: float = 1.0
+    noise_blend: float | None = None
+    snr_gamma: float | None = None
+    normalize: bool = False
+    anchor: float | None = None
+    anchor_timestep: int = 500
+    bfloat16: bool = False
+    loss_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(map(repr, known))}")
+        for name in ("contrast", "noise_blend", "snr_gamma", "anchor"):
+            value, null = getattr(self, name), "" if name == "contrast" else " or null"
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be a number above 0{null}, got {value}")
+        if self.anchor_timestep < 1:
+            raise ValueError(f"anchor_timestep must be at least 1, got {self.anchor_timestep}")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Refuse a setting that another one would silence."""
+        if self.residual == "z0" and self.snr_gamma is not None:
+            raise ValueError("residual: z0 and snr_gamma both weigh the timesteps: set one of them")
+        if self.kind != "milo":
+            if changed := self._changed(
+                "curriculum", "mask_pair", "mask_gradient", "contrast", "noise_blend", "anchor"
+            ):
+                raise ValueError(f"{changed} needs MILO's mask: set kind to milo, not {self.kind}")
+            return
+        if self.mask_pair == "condition" and self.mask_gradient:
+            raise ValueError("mask_gradient: the condition's mask does not depend on the model: set one of them")
+        shapes = ("curriculum", "residual", "power", "mask_pair", "contrast", "noise_blend", "normalize")
+        if self.anchor is not None and (changed := self._changed(*shapes)):
+            raise ValueError(f"{changed} shapes the masked residual, which with an anchor is the plain MSE: set one")
+
+    def _changed(self, *names: str) -> str:
+        """The first of the fields that is not as by default; empty where all are."""
+        defaults: dict[str, Any] = {name: field.default for name, field in self.__dataclass_fields__.items()}
+        return next((name for name in names if getattr(self, name) != defaults[name]), "")
+
+    @property
+    def label(self) -> str:
+        """The name used in tables, such as mse, milo, milo-l1-cosine-contrast2-normalized, milo-anchor0.1-below500."""
+        milo = self.kind == "milo"
+        parts = [
+            self.kind,
+            "z0" if self.residual == "z0" else "",
+            "l1" if milo and self.power == 1 else "",
+            "" if self.curriculum == "constant" else self.curriculum,
+            "condition" if self.mask_pair == "condition" else "",
+            "through" if self.mask_gradient else "",
+            "" if self.contrast == 1 else f"contrast{self.contrast:g}",
+            "normalized" if milo and self.normalize else "",
+            "" if self.noise_blend is None else f"blend{self.noise_blend:g}",
+            "" if self.snr_gamma is None else f"minsnr{self.snr_gamma:g}",
+            "" if self.anchor is None else f"anchor{self.anchor:g}-below{self.anchor_timestep}",
+        ]
+        return "-".join(part for part in parts if part)

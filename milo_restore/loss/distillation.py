@@ -1,0 +1,122 @@
+"""Teaching one mask network by another: level by level, on logits, visibilities and hidden features."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from milo_restore.metric.network import N_SCALES, MaskNetwork, double
+
+LOGIT_RANGE = 20.0
+"""Beyond +-20 a sigmoid is 0 or 1 to float32's last bit: no use in asking for more."""
+
+
+class Followed(NamedTuple):
+    """What `follow` finds.
+
+    Attributes:
+        divergence: scalar, of the student's visibilities from the teacher's.
+        hint: scalar, of what the student's hidden features tell of the teacher's; 0 without hints.
+        mask: (N, 1, H, W), the student's visibilities summed over levels, each below the teacher's coarser mask.
+        teacher_mask: (N, 1, H, W), the teacher's.
+    """
+
+    divergence: Tensor
+    hint: Tensor
+    mask: Tensor
+    teacher_mask: Tensor
+
+
+class Hints(nn.Module):
+    """Linear maps from the student's hidden features to the teacher's, learned beside it and thrown away afterwards.
+
+    A mask says little: it is near zero on most pixels. What the teacher computes on its way says much more (FitNets,
+    Romero et al., ICLR 2015, arXiv 1412.6550). A map of its own per layer leaves the student its own features.
+
+    Args:
+        network: the student's.
+    """
+
+    def __init__(self, network: MaskNetwork) -> None:
+        super().__init__()
+        widths = [layer.out_channels for layer in network if isinstance(layer, nn.Conv2d)][:-1]
+        self.maps = nn.ModuleList(nn.Conv2d(width, width, 1) for width in widths)
+
+    def forward(self, hidden: list[Tensor], teachers: list[Tensor]) -> Tensor:
+        """Smooth L1 between mapped and the teacher's features, (N, C, H, W) per layer; a scalar, the sum over layers.
+
+        The teacher's are divided by their root mean square, channel by channel.
+        """
+        total = hidden[0].new_zeros((), dtype=torch.float32)
+        for to_teacher, features, wanted in zip(self.maps, hidden, teachers):
+            scale = wanted.square().mean((0, 2, 3), keepdim=True).sqrt()
+            scale = scale.clamp_min(1e-2 * float(scale.max()) + 1e-12)  # a silent channel stays silent
+            total = total + F.smooth_l1_loss(to_teacher(features.float()) / scale, wanted / scale)
+        return total
+
+
+def follow(
+    student: MaskNetwork, teacher: MaskNetwork, image: Tensor, reference: Tensor, hints: Hints | None = None
+) -> Followed:
+    """Compare two mask networks on every level of a batch.
+
+    Each level sees the *teacher's* mask of the coarser one, so that all levels are learned at once. With logits s and
+    z of student and teacher and w = sigmoid(z), a level's divergence is 0.05 smooth-L1(s, z) + KL(w, sigmoid(s)) +
+    2 (sigmoid(s) - w)^2: the first still moves where both are saturated, the second counts the rare visible pixels,
+    the third what a mask is used for.
+
+    Under autocast only the student's wide convolutions compute in bfloat16: what tells faint differences stays exact.
+
+    Args:
+        student: its parameters get gradients.
+        teacher: frozen.
+        image: (N, C, H, W), distorted.
+        reference: same shape.
+        hints: compare hidden features, too.
+    """
+    levels = [torch.cat([image, reference], 1).float()]
+    for _ in range(N_SCALES - 1):
+        levels.append(F.avg_pool2d(levels[-1], 2))
+    above = levels[-1].new_zeros(len(image), 1, *levels[-1].shape[2:])
+    divergence, hint = image.new_zeros(()), image.new_zeros(())
+    mask = above
+    for level in reversed(levels):
+        if above.shape[2:] != level.shape[2:]:
+            above = double(above, level)
+        stacked = torch.cat([level, above], 1).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            features, wanted = _features(teacher, stacked)
+            w = wanted.sigmoid()
+        hidden, logits = _features(student, stacked)
+        with torch.autocast(image.device.type, enabled=False):
+            divergence = divergence + _level_divergence(logits, wanted, w) / N_SCALES
+            hint = hint if hints is None else hint + hints(hidden, features) / N_SCALES
+        mask, above = logits.sigmoid() + above, w + above
+    return Followed(divergence, hint, mask, above)
+
+
+def _features(network: MaskNetwork, stacked: Tensor) -> tuple[list[Tensor], Tensor]:
+    """The features after every ReLU, and the logits; the last is what the sigmoid gets, float32."""
+    kind = stacked.device.type
+    autocast = torch.is_autocast_enabled(kind)
+    layers = [layer for layer in network if isinstance(layer, nn.Conv2d)]
+    hidden: list[Tensor] = []
+    x = stacked
+    for number, layer in enumerate(layers):
+        wide = 0 < number < len(layers) - 1
+        with torch.autocast(kind, enabled=autocast and wide):
+            x = layer(x if wide else x.float())
+        if number < len(layers) - 1:
+            x = x.relu()
+            hidden.append(x)
+    return hidden, x
+
+
+def _level_divergence(logits: Tensor, wanted: Tensor, w: Tensor) -> Tensor:
+    near, there = (value.clamp(-LOGIT_RANGE, LOGIT_RANGE) for value in (logits, wanted))
+    entropy = F.binary_cross_entropy(w, w)
+    kl = F.binary_cross_entropy_with_logits(logits, w) - entropy
+    return 0.05 * F.smooth_l1_loss(near, there) + kl + 2 * F.mse_loss(logits.sigmoid(), w)
