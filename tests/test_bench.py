@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +16,9 @@ from plain_milo import PlainMILO
 from safetensors.torch import save_file
 
 from milo_restore import MILO, MILOLoss, bench
-from milo_restore.bench import BenchSettings, add_arguments, format_report, run_bench, timing
+from milo_restore.bench import BenchSettings, add_arguments, format_report, restormer, run_bench, timing
 from milo_restore.bench import losses as losses_room
+from milo_restore.data import training_photographs, write_png
 from milo_restore.errors import MiloRestoreError
 
 ROWS = ["plain MILO", "MILO float32", "MILO bfloat16", "MILO float32, constant mask", "MILO bfloat16, constant mask",
@@ -110,15 +114,49 @@ def test_peak_counts_what_lives_at_once():
     assert timing.peak_mib(step, torch.device("cpu")) == pytest.approx(8, abs=0.01)
 
 
-def test_the_training_bench_measures(weights, capsys):
-    assert bench.main(options("--quick", "--training", "--threads", "1", "--repeats", "1", "--weights", weights)) == 0
-    report = bench.run_training_bench(BenchSettings(64, 64, threads=1, repeats=1, weights=weights, quick=True))
+def test_the_training_bench_measures(weights, capsys, tmp_path):
+    file = tmp_path / "bench.json"
+    words = ("--threads", "1", "--repeats", "1", "--weights", weights, "--json", str(file))
+    assert bench.main(options("--quick", "--training", *words)) == 0
+    report = json.loads(file.read_text())
     assert report["supply"] == pytest.approx(report["synthesis_per_s"] / report["training_per_s"])
     assert report["training_per_s"] == pytest.approx(8 / report["step_ms"] * 1e3, rel=1e-6)
     assert 0.3 < report["overhead"] < 3
+    assert set(report["settings"]) == {"plain", "channels_last"}  # quick: nothing is compiled
+    assert report["settings"]["plain"]["vs_plain"] == 1
+    assert report["settings"]["channels_last"]["vs_plain"] > 0
+    programs = report["programs"]
+    assert programs["ratio"] == pytest.approx(programs["recipe_ms"] / programs["basicsr_ms"])  # of its one round
     lines = capsys.readouterr().out.splitlines()
     assert f"torch {torch.__version__}" in lines[0]
-    assert [line.split()[0] for line in lines[1:]] == ["distortions", "the", "a", "forward"]
+    said = ["distortions", "the", "a", "forward", "Restormer", "Restormer's", "Restormer's", "compile", "a", "the"]
+    assert [line.split()[0] for line in lines[1:]] == said
+
+
+def test_the_two_programs_train_the_same_network_on_the_same_sizes(weights, tmp_path, monkeypatch):
+    """And each leaves the directory, the logging and the streams as they were."""
+    trained = []
+    step = torch.optim.AdamW.step
+
+    def noting(self, *arguments, **options):
+        trained.append(([tuple(p.shape) for group in self.param_groups for p in group["params"]], seen[-1]))
+        return step(self, *arguments, **options)
+
+    seen = []
+    forward = restormer.Restormer.forward
+    monkeypatch.setattr(torch.optim.AdamW, "step", noting)
+    monkeypatch.setattr(restormer.Restormer, "forward", lambda self, x: seen.append(tuple(x.shape)) or forward(self, x))
+    for name, image in training_photographs():
+        write_png(tmp_path / "images" / f"{Path(name).stem}.png", image)
+    before = Path.cwd(), sys.stderr, list(logging.getLogger("basicsr").handlers)
+    restormer._recipe(training_photographs(), weights, 2, (2, 32), tmp_path)
+    recipe, trained[:] = list(trained), []
+    restormer._basicsr(weights, 2, (2, 32), tmp_path)
+    assert len(recipe) == 2
+    assert recipe == trained
+    assert recipe[0][1] == (2, 3, 32, 32)
+    assert (Path.cwd(), sys.stderr, list(logging.getLogger("basicsr").handlers)) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
 
 
 def test_ratio_is_taken_within_rounds():

@@ -24,7 +24,7 @@ from milo_restore.data.distorted import DistortedPairs, centre_square
 from milo_restore.data.kadid import distort
 from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.evaluate.opinions import agreement as agreement_room
-from milo_restore.evaluate.opinions.agreement import agreement, as_they_are, held_out_pairs
+from milo_restore.evaluate.opinions.agreement import agreement, as_they_are, held_out_pairs, mask_agreement
 from milo_restore.evaluate.opinions.datasets import OpinionPair
 from milo_restore.loss.distillation import Hints, follow
 from milo_restore.loss.mos import MOSTraining, initialise
@@ -214,7 +214,7 @@ def test_what_the_recipe_refuses(recipe, tmp_path, capsys):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("milo_*.yaml")), ids=lambda p: p.stem)
 def test_every_configuration_is_valid(recipe, path):
     config = load_config(recipe.Config, path)
-    if path.stem in ("milo_tiny", "milo_latent_tiny", "milo_mini", "milo_mini_finish"):
+    if path.stem in ("milo_tiny", "milo_latent_tiny", "milo_mini"):
         return
     assert config.training.weight_decay == 1e-6
     assert config.training.betas == (0.9, 0.999)
@@ -380,6 +380,12 @@ def test_the_shipped_weights_agree_with_the_published_ones(shared):
     numbers = agreement(mini, held_out, cpu)
     assert numbers["srcc"] >= 0.96
     assert numbers["plcc"] >= 0.95
+    masks = mask_agreement(mini, official, held_out, cpu)
+    assert masks["mask_correlation"] >= 0.36
+    assert masks["gradient_cosine"] >= 0.48
+    recorded = mini.weights.agreement
+    assert recorded.mask_correlation == pytest.approx(masks["mask_correlation"], abs=0.06)
+    assert recorded.gradient_cosine == pytest.approx(masks["gradient_cosine"], abs=0.06)
     root = shared / "data/iqa/tid2013_subset"
     rows = [line.split("\t") for line in (root / "pairs.tsv").read_text().splitlines()[1:]]
     errors = []

@@ -19,18 +19,20 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+import milo_restore.compat  # noqa: F401  (before basicsr, which it makes importable)
 from milo_restore.bench.timing import interleaved, ratio
 from milo_restore.data import NoisyPatches, training_photographs, write_png
 from milo_restore.loss import LossSettings, build_loss
 from milo_restore.models import Restormer
 from milo_restore.train import Stage, TrainSettings, fit
 
-# The network, patches and batch of recipes/configs/restormer_bsd400_lite.yaml; the steps by which two lengths of a run differ.
+# The network, patches and batch of recipes/configs/restormer_bsd400_lite.yaml
 NETWORK: dict[str, Any] = {
     "dim": 16, "num_blocks": (1, 1, 1, 2), "num_refinement_blocks": 1, "heads": (1, 2, 4, 8),
     "ffn_expansion_factor": 2.0,
 }  # fmt: skip
-PATCH, BATCH, SIGMA, STEPS = 64, 8, 25, 8
+PATCH, BATCH, SIGMA = 64, 8, 25
+STEPS = 8  # by which the two lengths of a run differ
 PLAIN, CHANNELS_LAST, COMPILED = "plain", "channels_last", "compile"
 
 
@@ -40,7 +42,7 @@ def measure_settings(rounds: int, device: torch.device, *, quick: bool) -> dict[
     Args:
         rounds: timed ones.
         device: where.
-        quick: leave out the compiled one, which takes a minute to compile.
+        quick: small crops, and no compiled one, which takes a minute to compile.
 
     Returns:
         By setting: ``ms``, and ``vs_plain``, how many times as long as without (below 1 is faster).
@@ -51,7 +53,8 @@ def measure_settings(rounds: int, device: torch.device, *, quick: bool) -> dict[
     networks[CHANNELS_LAST].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not quick:
         networks[COMPILED] = torch.compile(deepcopy(plain))  # type: ignore[assignment]
-    image, target = (torch.rand(BATCH, 3, PATCH, PATCH).to(device) for _ in range(2))
+    batch, patch = _sizes(quick)
+    image, target = (torch.rand(batch, 3, patch, patch).to(device) for _ in range(2))
 
     def step(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
@@ -79,7 +82,7 @@ def measure_programs(rounds: int, weights: str, device: torch.device, *, quick: 
     Raises:
         WeightsError: MILO's weights cannot be had.
     """
-    steps = 2 if quick else STEPS
+    steps, sizes = 2 if quick else STEPS, _sizes(quick)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         images = training_photographs()
@@ -87,10 +90,9 @@ def measure_programs(rounds: int, weights: str, device: torch.device, *, quick: 
             write_png(folder / "images" / f"{Path(file).stem}.png", image)
         runs: dict[str, Callable[[], Any]] = {}
         for length, count in (("short", 1), ("long", 1 + steps)):
-            runs[f"recipe {length}"] = partial(_recipe, images, weights, count, folder)
-            runs[f"basicsr {length}"] = partial(_basicsr, weights, count, folder)
-        with _quiet():
-            times = interleaved(runs, rounds, device, "recipe and BasicSR")
+            runs[f"recipe {length}"] = partial(_recipe, images, weights, count, sizes, folder)
+            runs[f"basicsr {length}"] = partial(_basicsr, weights, count, sizes, folder)
+        times = interleaved(runs, rounds, device, "recipe and BasicSR")
     per_step = {
         program: [long - short for long, short in zip(times[f"{program} long"], times[f"{program} short"])]
         for program in ("recipe", "basicsr")
@@ -99,11 +101,15 @@ def measure_programs(rounds: int, weights: str, device: torch.device, *, quick: 
     return {**found, "ratio": ratio(per_step["recipe"], per_step["basicsr"])}
 
 
-def _recipe(images: list[Any], weights: str, steps: int, folder: Path) -> None:
+def _sizes(quick: bool) -> tuple[int, int]:
+    return (2, 32) if quick else (BATCH, PATCH)
+
+
+def _recipe(images: list[Any], weights: str, steps: int, sizes: tuple[int, int], folder: Path) -> None:
     """What recipes/restormer_denoise.py does, up to the evaluation."""
     torch.manual_seed(0)
     settings = TrainSettings(
-        stages=(Stage(steps, PATCH, BATCH),), workers=0, trackers=(), log_every=10**6, checkpoint_every=10**6
+        stages=(Stage(steps, sizes[1], sizes[0]),), workers=0, trackers=(), log_every=10**6, checkpoint_every=10**6
     )
     loss = build_loss(LossSettings("milo", weights, "linear"), steps)
     loss.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -111,35 +117,44 @@ def _recipe(images: list[Any], weights: str, steps: int, folder: Path) -> None:
     def step(model: nn.Module, batch: dict[str, Any], number: int) -> tuple[Tensor, dict[str, Tensor]]:
         return loss.terms(model(batch["input"]), batch["target"], step=number)
 
-    with tempfile.TemporaryDirectory(dir=folder) as output:
+    with tempfile.TemporaryDirectory(dir=folder) as output, _quiet():
         fit(Restormer(**NETWORK), step, NoisyPatches(images, sigma=SIGMA, seed=0), settings, Path(output) / "run")
 
 
-def _basicsr(weights: str, steps: int, folder: Path) -> None:
+def _basicsr(weights: str, steps: int, sizes: tuple[int, int], folder: Path) -> None:
     """``milo-restore basicsr -opt`` of the same training."""
+    from basicsr.utils.logger import initialized_logger
+
     from milo_restore.basicsr.launch import run
     from milo_restore.basicsr.options import add_options
 
     parser = argparse.ArgumentParser()
     add_options(parser)
+    logger = logging.getLogger("basicsr")
+    kept = set(logger.handlers)
     before, benchmark = Path.cwd(), torch.backends.cudnn.benchmark
     with tempfile.TemporaryDirectory(dir=folder) as name:
         path = Path(name) / "bench.yml"
-        path.write_text(yaml.safe_dump(_options(weights, steps, folder / "images")), encoding="utf-8")
+        path.write_text(yaml.safe_dump(_options(weights, steps, sizes, folder / "images")), encoding="utf-8")
         os.chdir(name)
         try:
-            run(parser.parse_args(["-opt", str(path), "--launcher", "none", "--no-image-check"]))
+            with _quiet():
+                run(parser.parse_args(["-opt", str(path), "--launcher", "none", "--no-image-check"]))
         finally:
+            for handler in set(logger.handlers) - kept:  # of a run that has ended, in a folder that goes
+                logger.removeHandler(handler)
+                handler.close()
+            initialized_logger.clear()
             os.chdir(before)
             torch.backends.cudnn.benchmark = benchmark
 
 
-def _options(weights: str, steps: int, images: Path) -> dict[str, Any]:
+def _options(weights: str, steps: int, sizes: tuple[int, int], images: Path) -> dict[str, Any]:
     """BasicSR's, with the recipe's optimiser, clipping and loss. An epoch is long enough for any of its lengths."""
     train = {
-        "name": "bench", "type": "Dataset_GaussianDenoising", "dataroot_gt": str(images), "gt_size": PATCH,
+        "name": "bench", "type": "Dataset_GaussianDenoising", "dataroot_gt": str(images), "gt_size": sizes[1],
         "sigma_type": "constant", "sigma_range": SIGMA, "geometric_augs": True, "check_images": False,
-        "use_shuffle": True, "num_worker_per_gpu": 0, "batch_size_per_gpu": BATCH, "dataset_enlarge_ratio": 100,
+        "use_shuffle": True, "num_worker_per_gpu": 0, "batch_size_per_gpu": sizes[0], "dataset_enlarge_ratio": 100,
         "prefetch_mode": None, "io_backend": {"type": "disk"},
     }  # fmt: skip
     return {
@@ -160,11 +175,11 @@ def _options(weights: str, steps: int, images: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Neither program's log, which is not what is looked for here; warnings come through."""
+    """Neither program's log: not what is looked for here."""
     before = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
         logging.disable(before)

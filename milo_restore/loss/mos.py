@@ -52,7 +52,8 @@ class MOSTraining(nn.Module):
             return Predictions(self.metric.mos_of(error), error)
         found = follow(self.metric.mask_network, self.teacher.mask_network, image, reference, self.hints)
         error, teacher_error = ((mask * difference).mean((1, 2, 3)) for mask in (found.mask, found.teacher_mask))
-        return Predictions(self.metric.mos_of(error), error, found.divergence, found.hint, teacher_error)
+        mos = self.metric.mos_of(error.detach())  # the teacher's masks teach the mask, its opinions the scaler
+        return Predictions(mos, error, found.divergence, found.hint, teacher_error)
 
 
 @torch.no_grad()
