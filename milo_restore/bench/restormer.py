@@ -50,7 +50,7 @@ def measure_settings(rounds: int, device: torch.device, *, quick: bool) -> dict[
     torch.manual_seed(0)
     plain = Restormer(**NETWORK).to(device).train()
     networks: dict[str, nn.Module] = {PLAIN: plain, CHANNELS_LAST: deepcopy(plain)}
-    networks[CHANNELS_LAST].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    networks[CHANNELS_LAST].to(memory_format=torch.channels_last)
     if not quick:
         networks[COMPILED] = torch.compile(deepcopy(plain))  # type: ignore[assignment]
     batch, patch = _sizes(quick)
