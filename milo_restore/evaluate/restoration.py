@@ -219,7 +219,8 @@ def held_out_loss(
         z_t = loss.scheduler.add_noise(z0, noise, times)
         prediction = predict(unet, control, z_t, times, context, condition)
         mse = (prediction.float() - prediction_target(loss.scheduler, z0, noise, times)).square().mean()
-        values.append((loss(prediction, z_t, z0, noise, times, step=last), mse))
+        value = loss(prediction, z_t, z0, noise, times, step=last, condition=condition)
+        values.append((value, mse))
     return {name: torch.stack(parts).mean().item() for name, parts in zip(("loss", "mse"), zip(*values))}
 
 
