@@ -116,7 +116,7 @@ def format_training_report(report: dict[str, Any]) -> str:
     """The report for a terminal."""
     on, programs = report["machine"], report["programs"]
     steps = [
-        f"Restormer's step, {name:12s} {row['ms']:8.1f} ms         ratio {row['vs_plain']:.2f}"
+        f"Restormer's step, {name:13s}{row['ms']:8.1f} ms         ratio {row['vs_plain']:.2f}"
         for name, row in report["settings"].items()
     ]
     missing = [] if COMPILED in report["settings"] else [f"{COMPILED} is left out: it takes a minute to compile."]
