@@ -235,7 +235,8 @@ def test_the_command(runs, tmp_path, capsys):
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "<title>A &amp; B</title>" in page
     assert data_of(page)["groups"][0]["runs"] == ["Ours", "weak"]
-    assert main(["report", str(runs[0]), "--out", str(tmp_path / "no" / "r.html")]) == 2
+    (tmp_path / "file").touch()
+    assert main(["report", str(runs[0]), "--out", str(tmp_path / "file" / "r.html")]) == 2
     assert main(["report", str(runs[0]), "--out", str(tmp_path / "r2.html"), "--images", "0"]) == 2
     for size in ("nan", "inf", "0"):
         assert main(["report", str(runs[0]), "--out", str(tmp_path / "r2.html"), "--max-mb", size]) == 2
