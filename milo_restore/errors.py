@@ -5,6 +5,8 @@ The command line prints such an error without a traceback and ends with exit cod
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -39,3 +41,16 @@ class WeightsError(MiloRestoreError):
 
 class NumericsError(MiloRestoreError):
     """A computation left the finite numbers."""
+
+
+def run_program(name: str, act: Callable[[], int | None]) -> int:
+    """Run a program; an error that its user can mend becomes one line on stderr.
+
+    Returns:
+        What ``act`` returns (0 for None), or the error's exit code.
+    """
+    try:
+        return act() or 0
+    except MiloRestoreError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return error.exit_code

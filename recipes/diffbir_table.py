@@ -66,15 +66,15 @@ def table(results: Sequence[Mapping[str, Any]], label: str, beside: Mapping[str,
     """
     lines = [("data", "", "PSNR (dB)", "SSIM", "MILO (lower is better)")]
     for number, result in enumerate(results):
-        rows = {words: result["table"][stage] for stage, words in STAGES.items()}
-        if beside is not None:
-            rows = {f"{STAGES['output']}, {beside['loss']}": beside["results"][number]["table"]["output"], **rows}
-            order = [*list(STAGES.values())[:3], f"{STAGES['output']}, {beside['loss']}", *list(STAGES.values())[3:]]
-            rows = {words: rows[words] for words in order}
-        for words, means in rows.items():
-            named = f"{words}, {label}" if words == STAGES["output"] else words
-            data = f"{result['data']} ({len(result['rows'])})" if words == STAGES["input"] else ""
-            lines.append((data, named, f"{means['psnr']:.2f}", f"{means['ssim']:.4f}", f"{means['milo']:.5f}"))
+        rows = []
+        for stage, words in STAGES.items():
+            if stage == "output" and beside is not None:
+                rows.append((f"{words}, {beside['loss']}", beside["results"][number]["table"][stage]))
+            rows.append((f"{words}, {label}" if stage == "output" else words, result["table"][stage]))
+        first = f"{result['data']} ({len(result['rows'])})"
+        for place, (words, means) in enumerate(rows):
+            numbers = (f"{means['psnr']:.2f}", f"{means['ssim']:.4f}", f"{means['milo']:.5f}")
+            lines.append(("" if place else first, words, *numbers))
     return text_table(lines)
 
 

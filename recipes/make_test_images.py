@@ -29,7 +29,7 @@ from milo_restore.assets import locate_dataset
 from milo_restore.config import as_dict, load_config, read_yaml
 from milo_restore.data import read_image, to_uint8, write_png
 from milo_restore.data.collection import centre_crop
-from milo_restore.errors import ConfigError, DataError, MiloRestoreError
+from milo_restore.errors import ConfigError, DataError, run_program
 from milo_restore.output import write_text
 
 RECORD = "images.json"
@@ -137,15 +137,15 @@ def main() -> int:
     parser.add_argument("--limit", type=int, metavar="N", help="the first N images only")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     arguments = parser.parse_args()
-    try:
+
+    def act() -> int:
         section = read_yaml(arguments.config).get("data", {}) if arguments.config else {}
         settings = [f"{key}={json.dumps(value)}" for key, value in section.items()]
         data = load_config(Data, None, [*settings, *(item for group in arguments.overrides for item in group)])
         making = Making(arguments.as_they_are, arguments.references, arguments.shrink, arguments.limit)
         return write(data, arguments.output, making)
-    except MiloRestoreError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return error.exit_code
+
+    return run_program(parser.prog, act)
 
 
 if __name__ == "__main__":

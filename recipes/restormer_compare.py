@@ -20,7 +20,7 @@ from restormer_denoise import Config
 from milo_restore import MILO, Restormer
 from milo_restore.config import load_config
 from milo_restore.data import evaluation_input, load_collection, to_tensor, to_uint8, write_png
-from milo_restore.errors import ConfigError, MiloRestoreError, WeightsError
+from milo_restore.errors import ConfigError, WeightsError, run_program
 from milo_restore.evaluate import comparison_grid, denoise, heat_map
 
 HEAD = f"{'loss':32}{'data':22}{'sigma':>6}{'PSNR (dB)':>11}{'SSIM':>8}{'MILO':>9}"
@@ -87,12 +87,7 @@ def main() -> int:
     parser.add_argument("--data", help="the picture's data set (default: the first test set)")
     parser.add_argument("--image", type=int, default=0, help="its number in that set (default: 0)")
     parser.add_argument("--crop", type=int, nargs=2, default=(64, 64), metavar=("TOP", "LEFT"))
-    try:
-        compare(parser.parse_args())
-    except MiloRestoreError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return run_program(parser.prog, lambda: compare(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -160,8 +160,11 @@ def main(config: Config, run: RunArguments) -> int:
         said: Predictions = model(image, reference)
         if guide is not None:  # it has been asked already
             ratio = (said.error + 1e-5).log() - (said.teacher_error + 1e-5).log()
-            parts = {"score": config.score_weight * ratio.abs().mean(), "mask": config.mask_weight * said.divergence}
-            parts["hint"] = config.hint_weight * (1 - number / config.training.steps) * said.hint
+            parts = {
+                "score": config.score_weight * ratio.abs().mean(),
+                "mask": config.mask_weight * said.divergence,
+                "hint": config.hint_weight * (1 - number / config.training.steps) * said.hint,
+            }
             labels = guide.mos_of(said.teacher_error)
         else:
             parts, labels = {}, batch["label"] if "label" in batch else teacher(image, reference)

@@ -7,18 +7,14 @@ import sys
 
 from milo_restore.basicsr.launch import run
 from milo_restore.basicsr.options import add_options
-from milo_restore.errors import MiloRestoreError
+from milo_restore.errors import run_program
 
 
 def main() -> int:
     """Read the command line, train, and turn a user's error into one line."""
     parser = argparse.ArgumentParser(prog="python -m milo_restore.basicsr", description="Train with BasicSR and MILO.")
     add_options(parser)
-    try:
-        return run(parser.parse_args())
-    except MiloRestoreError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return error.exit_code
+    return run_program(parser.prog, lambda: run(parser.parse_args()))
 
 
 if __name__ == "__main__":

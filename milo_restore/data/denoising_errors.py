@@ -52,7 +52,7 @@ class WithDenoisingErrors(Dataset[dict[str, Any]]):
             return self.pairs[key]
         reference = self.pairs.reference_crop(key)
         image, what = denoising_error(reference, rng)
-        name = self.pairs.name(self.pairs.at(position)).split(" distortion ")[0]
+        name = self.pairs.reference_name(self.pairs.at(position).reference)
         channels_first = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         return {"image": channels_first, "reference": to_tensor(reference), "name": f"{name} {what}"}
 

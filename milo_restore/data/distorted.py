@@ -162,9 +162,12 @@ class DistortedPairs(Dataset[dict[str, Any]]):
 
     def name(self, pair: Pair) -> str:
         """What to call a pair in messages: the image, the distortion, the level."""
-        reference = self.references[pair.reference]
-        stem = reference.name if isinstance(reference, Path) else reference[0]
-        return f"{stem} distortion {pair.distortion} level {pair.level}"
+        return f"{self.reference_name(pair.reference)} distortion {pair.distortion} level {pair.level}"
+
+    def reference_name(self, number: int) -> str:
+        """What to call a reference image in messages."""
+        reference = self.references[number]
+        return reference.name if isinstance(reference, Path) else reference[0]
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         """One sample: ``image`` and ``reference``, (3, p, p) float32 in [0, 1], and ``name``.

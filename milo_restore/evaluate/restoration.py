@@ -206,17 +206,14 @@ def held_out_loss(
     Returns:
         ``loss``, and ``mse``, the plain mean square of the residual, which compares between kinds of loss.
     """
-    from milo_restore.loss import prediction_target  # diffusers takes seconds; who only restores or writes images
-    from milo_restore.models.diffbir import predict  # needs none of it
+    # diffusers takes seconds, and who only restores or writes images needs none of it.
+    from milo_restore.loss.parametrization import noised, prediction_target
+    from milo_restore.models.diffbir import predict
 
     z0, condition = latents["mean"], latents["condition"]
-    generator = torch.Generator().manual_seed(seed)
     last = loss.curriculum.end_step
     values: list[tuple[Tensor, Tensor]] = []
-    for time in timesteps:
-        noise = torch.randn(z0.shape, generator=generator).to(z0.device)
-        times = torch.full((len(z0),), time, device=z0.device)
-        z_t = loss.scheduler.add_noise(z0, noise, times)
+    for z_t, noise, times in noised(loss.scheduler, z0, timesteps, seed):
         prediction = predict(unet, control, z_t, times, context, condition)
         mse = (prediction.float() - prediction_target(loss.scheduler, z0, noise, times)).square().mean()
         value = loss(prediction, z_t, z0, noise, times, step=last, condition=condition)

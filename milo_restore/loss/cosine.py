@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from milo_restore.loss.diffusion import DiffusionLoss
+from milo_restore.loss.parametrization import noised
 
 TIMESTEPS = (50, 250, 500, 750, 900)
 
@@ -41,12 +42,8 @@ def gradient_cosines(
         DataError: as `DiffusionLoss.forward`.
         ConfigError: the same.
     """
-    generator = torch.Generator().manual_seed(seed)
     cosines = {}
-    for time in timesteps:
-        noise = torch.randn(z0.shape, generator=generator).to(z0)
-        times = torch.full((len(z0),), time, device=z0.device)
-        z_t = loss.scheduler.add_noise(z0, noise, times)
+    for time, (z_t, noise, times) in zip(timesteps, noised(loss.scheduler, z0, timesteps, seed)):
         said = predict(z_t, times)
         cosines[time] = float(loss.cosine_with_mse(said, z_t, z0, noise, times, step=step, condition=condition))
     return cosines

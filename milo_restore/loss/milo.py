@@ -15,7 +15,7 @@ from milo_restore.loss.agreement import warn_below_goal
 from milo_restore.loss.baselines import Reduction, RestorationLoss
 from milo_restore.loss.curriculum import Curriculum, CurriculumKind
 from milo_restore.metric import MILO, LatentMILO, MaskedError, WeightsInfo
-from milo_restore.metric.checks import check_pair
+from milo_restore.metric.checks import check_pair, fold_video
 from milo_restore.metric.network import traced
 
 M = TypeVar("M", bound=MaskedError)
@@ -64,10 +64,10 @@ class _MaskedLoss(RestorationLoss, Generic[M]):
             ConfigError: a curriculum is on and ``step`` is missing, or ``step`` is no whole number.
         """
         shape = prediction.shape
-        if prediction.ndim == 5:
-            prediction, target = prediction.flatten(0, 1), target.flatten(0, 1)
+        prediction, target, _ = fold_video(prediction, target)
         if not traced():
-            self._check(prediction, target)
+            check_pair(prediction, target, self.metric.channels_of(prediction))
+            self.metric.check_values(target, target)
         n_scales = self.metric.n_scales
         mask = self.mask(prediction, target)
         w = self.curriculum.weights(mask / n_scales, step)
@@ -82,11 +82,6 @@ class _MaskedLoss(RestorationLoss, Generic[M]):
         """The visibility mask in (0, 4), (N, 1, H, W), with or without its gradient as configured."""
         with nullcontext() if self.mask_gradient else torch.no_grad():
             return self.metric.predict_mask(prediction, target)
-
-    def _check(self, prediction: Tensor, target: Tensor) -> None:
-        grey = self.metric.channels == 3 and prediction.ndim == 4 and prediction.shape[1] == 1
-        check_pair(prediction, target, 1 if grey else self.metric.channels)
-        self.metric.check_values(target, target)
 
     def __repr__(self) -> str:
         kind, start, end = self.curriculum.kind, self.curriculum.start_step, self.curriculum.end_step

@@ -7,6 +7,7 @@ schedulers, in float32 whatever the model computes in: z_t in bfloat16 would los
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -104,6 +105,27 @@ def clean_latent(scheduler: DDPMScheduler, prediction: Tensor, z_t: Tensor, time
     if kind == "epsilon":
         return (z_t - sigma * prediction) / alpha
     return alpha * z_t - sigma * prediction if kind == "v_prediction" else prediction
+
+
+def noised(
+    scheduler: DDPMScheduler, z0: Tensor, timesteps: Sequence[int], seed: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The same latents under each of some timesteps, always with the same noise; to compare models, not to train them.
+
+    Args:
+        scheduler: adds the noise.
+        z0: clean latents, (N, C, h, w).
+        timesteps: whole numbers, one for all latents at a time.
+        seed: of the noise, which is another one at each timestep.
+
+    Yields:
+        ``z_t`` and the noise, as ``z0`` is, and the timesteps (N,).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for time in timesteps:
+        noise = torch.randn(z0.shape, generator=generator).to(z0)
+        times = torch.full((len(z0),), time, device=z0.device)
+        yield scheduler.add_noise(z0, noise, times), noise, times
 
 
 def amplification(scheduler: DDPMScheduler, timesteps: Tensor) -> Tensor:

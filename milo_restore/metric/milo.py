@@ -7,6 +7,7 @@ score is the mean of mask times absolute difference. The same in Stable Diffusio
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
@@ -30,7 +31,7 @@ M = TypeVar("M", bound="MaskedError")
 Reduction = Literal["none", "mean", "sum"]
 
 
-class MaskedError(nn.Module):
+class MaskedError(nn.Module, ABC):
     """What MILO and LatentMILO share. Use one of those two.
 
     A metric is frozen: its weights are buffers, so that no optimizer, gradient, DDP bucket or state dict ever sees
@@ -208,16 +209,16 @@ class MaskedError(nn.Module):
     def _prepare(self, image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         """Checked batches, float32, and the shape (N, T) of what were videos."""
         image, reference, videos = fold_video(image, reference)
-        check_pair(image, reference, self._channels_of(image))
+        check_pair(image, reference, self.channels_of(image))
         self.check_values(image, reference)
         return image.float(), reference.float(), videos
 
-    def _channels_of(self, image: Tensor) -> int:
+    def channels_of(self, image: Tensor) -> int:
         """How many channels an image should have."""
         return self.channels
 
-    def _refuse_values(self, image: Tensor, reference: Tensor) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _refuse_values(self, image: Tensor, reference: Tensor) -> None: ...
 
     def _unfold(self, result: Tensor, videos: tuple[int, ...]) -> Tensor:
         return result.unflatten(0, videos) if videos else result
@@ -246,7 +247,8 @@ class MILO(MaskedError):
         """As in `MaskedError`, with grey images repeated to three channels."""
         return super().predict_mask(as_rgb(image), as_rgb(reference))
 
-    def _channels_of(self, image: Tensor) -> int:
+    def channels_of(self, image: Tensor) -> int:
+        """As in `MaskedError`; grey images are as good as RGB ones."""
         return 1 if isinstance(image, Tensor) and image.ndim == 4 and image.shape[1] == 1 else 3
 
     def _refuse_values(self, image: Tensor, reference: Tensor) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TypeVar
 import torch.distributed
 
 from milo_restore.config import load_config
-from milo_restore.errors import MiloRestoreError
+from milo_restore.errors import run_program
 
 C = TypeVar("C")
 
@@ -64,12 +63,13 @@ def run_recipe(
     parser.add_argument("--dry-run", action="store_true", help="check configuration, data and weights; train nothing")
     arguments = parser.parse_args(argv)
     output = arguments.output or Path("runs") / arguments.config.stem
-    try:
+
+    def act() -> int:
         config = load_config(schema, arguments.config, [item for group in arguments.overrides for item in group])
         return main(config, RunArguments(output, arguments.resume, arguments.dry_run))
-    except MiloRestoreError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return error.exit_code
+
+    try:
+        return run_program(parser.prog, act)
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
