@@ -136,6 +136,8 @@ def _coerce(hint: Any, value: Any, source: str, key: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _union(arguments, value, source, key)
     if origin is typing.Literal:
+        if value is False and "no" in arguments:  # YAML reads a plain no as false
+            return "no"
         if value in arguments and not (isinstance(value, bool) and not any(a is value for a in arguments)):
             return value
         close = difflib.get_close_matches(str(value), [str(a) for a in arguments], n=1, cutoff=0.5)

@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 from restormer_denoise import Config
 
-from milo_restore import MILO, Restormer
+from milo_restore import Restormer
 from milo_restore.config import load_config
-from milo_restore.data import evaluation_input, load_collection, to_tensor, to_uint8, write_png
+from milo_restore.data import evaluation_input, load_collection, to_uint8, write_png
 from milo_restore.errors import ConfigError, WeightsError, run_program
-from milo_restore.evaluate import comparison_grid, denoise, heat_map
+from milo_restore.evaluate import comparison_grid, denoise
 
+SIDE, PIECE = 160, 24  # of the crop and of its inset, in the image's own pixels
+NEAREST = Image.Resampling.NEAREST
 HEAD = f"{'loss':32}{'data':22}{'sigma':>6}{'PSNR (dB)':>11}{'SSIM':>8}{'MILO':>9}"
 
 
@@ -41,19 +44,37 @@ def load_run(folder: Path) -> tuple[Config, Restormer, list[dict[str, Any]]]:
     return config, Restormer.from_checkpoint(weights).eval(), results
 
 
-def picture(runs: list[tuple[Config, Restormer]], arguments: argparse.Namespace) -> np.ndarray:
-    """One 192-pixel crop: noisy | every run's output | target | MILO's mask of the last output."""
+def picture(runs: list[tuple[Config, Restormer]], arguments: argparse.Namespace) -> NDArray[np.uint8]:
+    """One crop, enlarged and with an inset: noisy, if asked for | every run's output | target."""
     config = runs[0][0]
-    milo = MILO.from_pretrained(config.metric_weights)
     clean = load_collection(arguments.data or config.data.test[0], config.data.root)[arguments.image][1]
     noisy = evaluation_input(clean, config.data.test_sigmas[0])
-    outputs = {run.loss.label.upper(): denoise(model, noisy) for run, model in runs}
-    with torch.no_grad():
-        last = list(outputs.values())[-1]
-        mask = milo.mask(to_tensor(last)[None], reference=to_tensor(clean)[None])[0, 0]
-    columns = {"noisy": to_uint8(noisy), **outputs, "target": clean, "MILO mask": heat_map(mask, 1.0)}
-    top, left = arguments.crop
-    return comparison_grid({title: [image[top : top + 192, left : left + 192]] for title, image in columns.items()})
+    columns = {"noisy": to_uint8(noisy)} if arguments.noisy else {}
+    columns |= {run.loss.label.upper(): denoise(model, noisy) for run, model in runs} | {"target": clean}
+    return comparison_grid({title: [enlarged(image, arguments)] for title, image in columns.items()})
+
+
+def enlarged(image: NDArray[np.uint8], arguments: argparse.Namespace) -> NDArray[np.uint8]:
+    """The crop at twice its size, a piece of it at six times in the lower right corner, every pixel a square.
+
+    Raises:
+        ConfigError: the crop or the inset is not in the image.
+    """
+    (top, left), (row, column) = arguments.crop, arguments.inset
+    pixels = image[top : top + SIDE, left : left + SIDE]
+    if min(top, left, row, column) < 0 or row + PIECE > pixels.shape[0] or column + PIECE > pixels.shape[1]:
+        what = f"the inset does not lie in the crop, nor the crop in the image of {image.shape[1]} x {image.shape[0]}"
+        raise ConfigError(what, where="--crop, --inset")
+    crop = Image.fromarray(pixels)
+    piece = crop.crop((column, row, column + PIECE, row + PIECE)).resize((6 * PIECE, 6 * PIECE), NEAREST)
+    shown = crop.resize((2 * crop.width, 2 * crop.height), NEAREST)
+    x, y = shown.width - piece.width - 3, shown.height - piece.height - 3
+    shown.paste(piece, (x, y))
+    draw = ImageDraw.Draw(shown)
+    around = (2 * column - 2, 2 * row - 2, 2 * (column + PIECE) + 1, 2 * (row + PIECE) + 1)
+    draw.rectangle((x - 3, y - 3, shown.width - 1, shown.height - 1), outline="yellow", width=3)
+    draw.rectangle(around, outline="yellow", width=2)
+    return np.asarray(shown)
 
 
 def scores(means: dict[str, float], of: str = "") -> str:
@@ -87,6 +108,8 @@ def main() -> int:
     parser.add_argument("--data", help="the picture's data set (default: the first test set)")
     parser.add_argument("--image", type=int, default=0, help="its number in that set (default: 0)")
     parser.add_argument("--crop", type=int, nargs=2, default=(64, 64), metavar=("TOP", "LEFT"))
+    parser.add_argument("--inset", type=int, nargs=2, default=(32, 32), metavar=("TOP", "LEFT"), help="in the crop")
+    parser.add_argument("--noisy", action="store_true", help="the picture shows the noisy input, too")
     return run_program(parser.prog, lambda: compare(parser.parse_args()))
 
 

@@ -21,6 +21,7 @@ class Part:
 @dataclass(frozen=True)
 class Whole:
     kind: Literal["mae", "milo"] = "mae"
+    half: Literal["no", "bf16"] = "bf16"
     name: str = "run"
     sigma: float | tuple[float, float] = 25.0
     clip: float | None = None
@@ -68,7 +69,7 @@ def test_defaults_overrides_and_round_trip(tmp_path):
         ("clip: -1", ["run.yaml", "clip must be positive"]),
         ("- 1", ["mapping"]),
         ("a: [", ["not valid YAML"]),
-        ("zebra: 1", ["zebra", "Known keys: kind, name"]),
+        ("zebra: 1", ["zebra", "Known keys: kind, half, name"]),
     ],
 )
 def test_mistakes_name_the_file_the_key_and_the_remedy(tmp_path, text, words):
@@ -82,6 +83,14 @@ def test_mistakes_name_the_file_the_key_and_the_remedy(tmp_path, text, words):
 def test_bad_overrides(tmp_path, override):
     with pytest.raises(ConfigError):
         load_config(Whole, write(tmp_path, "part: {steps: 3}\nparts: [{steps: 3}]"), [override])
+
+
+def test_a_plain_no_is_the_choice_of_that_name(tmp_path):
+    """YAML reads it as false; where the choice does not exist, false is refused."""
+    assert load_config(Whole, write(tmp_path, "half: no")).half == "no"
+    assert load_config(Whole, None, ["half=no"]).half == "no"
+    with pytest.raises(ConfigError, match="False is not one of 'mae', 'milo'"):
+        load_config(Whole, None, ["kind=no"])
 
 
 def test_missing_file():

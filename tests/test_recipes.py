@@ -236,7 +236,7 @@ def test_compare_prints_a_table_and_draws_a_picture(denoise, monkeypatch, tmp_pa
     rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
     assert rows == ["mae", "milo", "noisy"]
     with Image.open(tmp_path / "picture.png") as picture:
-        assert picture.size[0] > 5 * 192
+        assert picture.size[0] == 3 * 2 * 160 + 2 * 4  # MAE, MILO and the target, twice as large, gaps of 4 pixels
     monkeypatch.setattr(sys, "argv", ["restormer_compare.py", str(tmp_path)])
     assert compare.main() == 2
 

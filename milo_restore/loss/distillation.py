@@ -52,9 +52,11 @@ class Hints(nn.Module):
         """
         total = hidden[0].new_zeros((), dtype=torch.float32)
         for to_teacher, features, wanted in zip(self.maps, hidden, teachers):
-            scale = wanted.square().mean((0, 2, 3), keepdim=True).sqrt()
-            scale = scale.clamp_min(1e-2 * float(scale.max()) + 1e-12)  # a silent channel stays silent
-            total = total + F.smooth_l1_loss(to_teacher(features.float()) / scale, wanted / scale)
+            scale = wanted.square().mean((0, 2, 3)).sqrt()
+            scale = torch.maximum(scale, 1e-2 * scale.amax() + 1e-12)  # a silent channel stays silent
+            weight, bias = to_teacher.weight / scale[:, None, None, None], to_teacher.bias / scale
+            mapped = F.conv2d(features.float(), weight, bias)
+            total = total + F.smooth_l1_loss(mapped, wanted / scale[:, None, None])
         return total
 
 
@@ -64,9 +66,10 @@ def follow(
     """Compare two mask networks on every level of a batch.
 
     Each level sees the *teacher's* mask of the coarser one, so that all levels are learned at once. With logits s and
-    z of student and teacher and w = sigmoid(z), a level's divergence is 0.05 smooth-L1(s, z) + KL(w, sigmoid(s)) +
-    2 (sigmoid(s) - w)^2: the first still moves where both are saturated, the second counts the rare visible pixels,
-    the third what a mask is used for.
+    z of student and teacher, w = sigmoid(z) and the coarser mask m, a level's divergence is 0.05 smooth-L1(s, z) +
+    0.2 KL(w, sigmoid(s)) + angle(sigmoid(s), w) + angle(m + sigmoid(s), m + w): the first still moves where both are
+    saturated, the second keeps the scale. An angle is 1 - cosine, image by image, which is what a loss makes of a mask:
+    the direction of its gradient. A mean over pixels would hear little of the many images whose masks are faint.
 
     Under autocast only the student's wide convolutions compute in bfloat16: what tells faint differences stays exact.
 
@@ -89,12 +92,11 @@ def follow(
         stacked = torch.cat([level, above], 1).contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             features, wanted = _features(teacher, stacked)
-            w = wanted.sigmoid()
         hidden, logits = _features(student, stacked)
         with torch.autocast(image.device.type, enabled=False):
-            divergence = divergence + _level_divergence(logits, wanted, w) / N_SCALES
+            divergence = divergence + _level_divergence(logits, wanted, above) / N_SCALES
             hint = hint if hints is None else hint + hints(hidden, features) / N_SCALES
-        mask, above = logits.sigmoid() + above, w + above
+        mask, above = logits.sigmoid() + above, wanted.sigmoid() + above
     return Followed(divergence, hint, mask, above)
 
 
@@ -115,8 +117,14 @@ def _features(network: MaskNetwork, stacked: Tensor) -> tuple[list[Tensor], Tens
     return hidden, x
 
 
-def _level_divergence(logits: Tensor, wanted: Tensor, w: Tensor) -> Tensor:
+def _level_divergence(logits: Tensor, wanted: Tensor, above: Tensor) -> Tensor:
     near, there = (value.clamp(-LOGIT_RANGE, LOGIT_RANGE) for value in (logits, wanted))
-    entropy = F.binary_cross_entropy(w, w)
-    kl = F.binary_cross_entropy_with_logits(logits, w) - entropy
-    return 0.05 * F.smooth_l1_loss(near, there) + kl + 2 * F.mse_loss(logits.sigmoid(), w)
+    visibility, w = logits.sigmoid(), wanted.sigmoid()
+    kl = F.binary_cross_entropy_with_logits(logits, w) - F.binary_cross_entropy(w, w)
+    angles = _angle(visibility, w) + _angle(above + visibility, above + w)
+    return 0.05 * F.smooth_l1_loss(near, there) + 0.2 * kl + angles
+
+
+def _angle(first: Tensor, second: Tensor) -> Tensor:
+    """1 - the cosine of two masks, averaged over the batch."""
+    return 1 - F.cosine_similarity(first.flatten(1), second.flatten(1), 1, eps=1e-12).mean()

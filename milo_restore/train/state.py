@@ -8,16 +8,18 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
 from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.train.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from diffusers.training_utils import EMAModel
 
 # What may change between a run and its continuation without changing the result. Not the stages: a longer run has
 # another learning rate at each step, so it is another run.
@@ -58,6 +60,8 @@ class TrainingState:
         self.model, self.optimizer = accelerator.prepare(model.train(), optimizer)
         self.ema: EMAModel | None = None
         if settings.ema_decay is not None:
+            from diffusers.training_utils import EMAModel  # seconds, and what bitsandbytes has to say
+
             self.ema = EMAModel(self.parameters, decay=settings.ema_decay, foreach=True)
         self.fingerprint = _fingerprint(model, settings, fixed)
 
