@@ -29,7 +29,9 @@ from milo_restore.data.denoising_errors import WithDenoisingErrors
 from milo_restore.data.distorted import ALL_DISTORTIONS, DistortedPairs, find_references
 from milo_restore.data.latents import encode_pairs
 from milo_restore.evaluate.opinions.agreement import (
+    Encode,
     HeldOut,
+    Mask,
     agreement,
     as_they_are,
     held_out_kadid,
@@ -38,6 +40,7 @@ from milo_restore.evaluate.opinions.agreement import (
 )
 from milo_restore.evaluate.opinions.datasets import opinion_pairs
 from milo_restore.evaluate.opinions.pseudo_mos import PseudoMOS, fit_maps
+from milo_restore.loss.distillation import mask_divergence
 from milo_restore.loss.mos import MOSTraining, Predictions
 from milo_restore.metric import MaskedError
 from milo_restore.models.vae import load_encoder
@@ -72,14 +75,16 @@ class Config:
     maps: str = "own-scaler"  # metric to MOS: own-scaler; kadid, logistics fitted on its training split; or their file
     start: str | None = None  # weights to start from: official, mini or a path; null: random ones
     score_weight: float = 0.0  # beyond the paper, for one MILO as the teacher: L1 between logarithms of raw errors
-    mask_weight: float = 0.0  # the same: divergence of the masks, level by level
+    mask_weight: float = 0.0  # the same: divergence of the masks, level by level; of latents from the images' masks
     hint_weight: float = 0.0  # the same: hidden features that tell the teacher's; fades to 0 over the run
     data: Data = field(default_factory=Data)
     training: TrainSettings = field(default_factory=TrainSettings)
 
     def __post_init__(self) -> None:
-        if self.distils and (self.domain, self.teacher) not in _DISTILLABLE:
-            raise ValueError("mask_, hint_ and score_weight need domain: image and teacher: official or mini")
+        if self.distils and self.teacher not in ("official", "mini"):
+            raise ValueError("mask_, hint_ and score_weight need teacher: official or mini")
+        if self.domain == "latent" and (self.hint_weight or self.score_weight):
+            raise ValueError("hint_ and score_weight need domain: image; of latents, masks alone can be taught")
         if self.domain == "latent" and self.data.noise:
             raise ValueError("data.noise needs domain: image")
         if self.maps == "kadid" and self.data.kadid is None:
@@ -91,9 +96,6 @@ class Config:
     def distils(self) -> bool:
         """Whether one MILO teaches more than its opinions."""
         return bool(self.mask_weight or self.hint_weight or self.score_weight)
-
-
-_DISTILLABLE = {("image", "official"), ("image", "mini")}
 
 
 def references(name: str, config: Config) -> tuple[list[Any], bool]:
@@ -121,6 +123,16 @@ def load_teacher(config: Config, run: RunArguments) -> PseudoMOS:
     return PseudoMOS.from_names(config.teacher, maps).to(device)
 
 
+def validation(
+    config: Config, unseen: DistortedPairs, teacher: PseudoMOS, encode: Encode, mask: Mask | None
+) -> HeldOut:
+    """Pairs that are not trained on, with people's opinions or the teacher's."""
+    device, data = PartialState().device, config.data
+    if data.kadid is not None:
+        return held_out_kadid(data.kadid, data.validation_pairs, config.training.seed, encode, device, mask)
+    return held_out_pairs(unseen, data.validation_pairs, data.validation_side, teacher, encode, device, mask)
+
+
 def main(config: Config, run: RunArguments) -> int:
     """Pairs, teacher, metric, training, agreement."""
     state, data, seed = PartialState(), config.data, config.training.seed
@@ -133,9 +145,10 @@ def main(config: Config, run: RunArguments) -> int:
     teacher = load_teacher(config, run)
     encode, encoder = (as_they_are, None) if data.vae is None else load_encoder(data.vae, state.device)
     guide = MILO.from_pretrained(config.teacher).to(state.device) if config.distils else None
+    mask = None if guide is None else guide.mask
     torch.manual_seed(seed)
     kind = MILO if config.domain == "image" else LatentMILO
-    model = MOSTraining(kind.untrained(), guide, hints=config.hint_weight > 0)
+    model = MOSTraining(kind.untrained(), guide if kind is MILO else None, hints=config.hint_weight > 0)
     if config.start is not None:
         weights = kind(config.start)
         model.metric.load_state_dict(dict(weights.named_buffers()))
@@ -148,17 +161,16 @@ def main(config: Config, run: RunArguments) -> int:
         return 0
     if config.domain == "latent":
         share = (state.process_index, state.num_processes)
-        samples = encode_pairs(pairs, data.cache, encode, teacher, identity=made_by, device=state.device, share=share)
+        samples = encode_pairs(
+            pairs, data.cache, encode, teacher, mask=mask, identity=made_by, device=state.device, share=share
+        )
         state.wait_for_everyone()
-    if data.kadid is not None:
-        held_out = held_out_kadid(data.kadid, data.validation_pairs, seed, encode, state.device)
-    else:
-        held_out = held_out_pairs(unseen, data.validation_pairs, data.validation_side, teacher, encode, state.device)
+    held_out = validation(config, unseen, teacher, encode, mask)
 
     def step(model: nn.Module, batch: dict[str, Any], number: int) -> tuple[Tensor, dict[str, Tensor]]:
         image, reference = batch["image"], batch["reference"]
         said: Predictions = model(image, reference)
-        if guide is not None:  # it has been asked already
+        if guide is not None and kind is MILO:  # it has been asked already
             ratio = (said.error + 1e-5).log() - (said.teacher_error + 1e-5).log()
             parts = {
                 "score": config.score_weight * ratio.abs().mean(),
@@ -168,12 +180,14 @@ def main(config: Config, run: RunArguments) -> int:
             labels = guide.mos_of(said.teacher_error)
         else:
             parts, labels = {}, batch["label"] if "label" in batch else teacher(image, reference)
+            if "mask" in batch:
+                parts["mask"] = config.mask_weight * mask_divergence(said.mask, batch["mask"])
         parts["mos"] = F.mse_loss(said.mos, labels)
         return torch.stack(list(parts.values())).sum(), {key: part.detach() for key, part in parts.items()}
 
     def evaluate(metric: MaskedError) -> dict[str, float]:
         found = agreement(metric, held_out, state.device)
-        return found if guide is None else found | mask_agreement(metric, guide, held_out, state.device)
+        return found if guide is None else found | mask_agreement(metric, held_out, state.device)
 
     before = evaluate(model.metric.to(state.device))
     result = fit(

@@ -31,7 +31,7 @@ from milo_restore.train.schedule import learning_rate, stage_of
 from milo_restore.train.settings import Stage
 
 RECIPES = REPOSITORY / "recipes" / "basicsr"
-KINDS = ("mae", "milo", "milo_cosine")
+KINDS = ("mae", "milo", "milo_linear")
 SIGMAS = (15, 25, 50)
 
 
@@ -81,7 +81,7 @@ def test_a_file_has_the_published_values(sigma, kind):
     assert train["mixing_augs"] == {"mixup": True, "mixup_beta": 1.2, "use_identity": True}
     assert "ema_decay" not in train
     own = {"type": "MILOLoss", "weights": "official", "mask_gradient": False}
-    own |= {"curriculum": {"milo": "linear", "milo_cosine": "cosine"}.get(kind)}
+    own |= {"curriculum": {"milo": "cosine", "milo_linear": "linear"}.get(kind)}
     expected = {"type": "L1Loss"} if kind == "mae" else own
     assert train["pixel_opt"] == {**expected, "loss_weight": 1, "reduction": "mean"}
     assert opt["val"]["metrics"]["psnr"] == {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": False}

@@ -15,9 +15,13 @@ from safetensors.torch import save_file
 from skimage.data import astronaut
 
 from milo_restore import Restormer
+from milo_restore.assets.files import sha256_of
 from milo_restore.cli import main
 from milo_restore.data import evaluation_input, read_image, to_tensor, to_uint8
+from milo_restore.errors import WeightsError
 from milo_restore.evaluate import denoise
+from milo_restore.evaluate.metrics import psnr
+from milo_restore.models.lite import LITE, lite_weights
 
 NETWORK = {"dim": 8, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1, "heads": [1, 1, 1, 1]}
 
@@ -87,6 +91,24 @@ def test_an_unfinished_run_and_small_images_are_named(run_folder, images, tmp_pa
     assert command("--model", run_folder[0], "--input", images, "--output", tmp_path / "out") == 2
     assert "small.png: is 8x40 pixels. 16 along each side are the least" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", sorted(LITE))
+def test_the_shipped_denoisers_denoise(name, tmp_path):
+    """Offline; the card names the very file."""
+    clean, out = astronaut()[:96, 200:296], tmp_path / "out"
+    Image.fromarray(clean).save(tmp_path / "one.png")
+    assert command("--model", name, "--input", tmp_path / "one.png", "--output", out, "--add-noise", 25) == 0
+    noisy = to_uint8(evaluation_input(clean, 25))
+    assert psnr(read_image(out / "one.png"), clean) > psnr(noisy, clean) + 7
+    digest = sha256_of(lite_weights(name))
+    assert json.loads((out / "denoise.json").read_text())["sha256"] == digest
+    assert digest in (lite_weights(name).parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_other_shipped_names_are_refused():
+    with pytest.raises(WeightsError, match=r"no such shipped denoiser.*lite, lite-mae"):
+        lite_weights("huge")
 
 
 def make(*arguments, code=0):

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from milo_restore.data import training_photographs
+from milo_restore.data import to_tensor, training_photographs
 from milo_restore.data.distorted import DistortedPairs, Pair, centre_square, find_references
 from milo_restore.data.kadid import distort
 from milo_restore.data.latents import encode_pairs
@@ -194,6 +194,20 @@ def test_latents_are_found_without_reading_images(tmp_path, monkeypatch):
     sample = latents[(1, 0, 3, 128)]
     monkeypatch.setattr(pairs, "square_of", None)
     assert torch.equal(latents[(1, 0, 3, 128)]["image"], sample["image"])
+
+
+def test_masks_of_images_become_masks_of_cells(tmp_path):
+    pairs = DistortedPairs(PHOTOGRAPHS, distortions=(11,), square=128)
+
+    def mask(image, reference):
+        return (image - reference).abs().amax(1, keepdim=True)
+
+    options = {"identity": {}, "device": torch.device("cpu"), "mask": mask}
+    latents = encode_pairs(pairs, tmp_path, _Counting(), lambda i, r: (i - r).mean((1, 2, 3)), **options)
+    sample = latents[(1, 0, 3, 128)]
+    image, reference = (to_tensor(side) for side in pairs.images(pairs.at(3)))
+    wanted = mask(image[None], reference[None])[0].reshape(1, 16, 8, 16, 8).mean((2, 4))
+    torch.testing.assert_close(sample["mask"], wanted)
 
 
 def test_processes_share_the_encoding(tmp_path):

@@ -58,7 +58,7 @@ def test_tiny_run_leaves_everything_it_promises(denoise, monkeypatch, tmp_path, 
     assert "mini (milo_mini.safetensors" in output
     numbers = json.loads((folder / "metrics.json").read_text())
     assert numbers["steps"] == 6
-    assert numbers["loss"] == "milo-linear"
+    assert numbers["loss"] == "milo-cosine"
     assert {row["name"] for row in numbers["results"][0]["images"]} == {"chelsea.png", "rocket.jpg"}
     assert numbers["results"][0]["means"]["input_psnr"] == pytest.approx(20.4, abs=0.3)
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -185,7 +185,7 @@ def test_every_configuration_is_valid(denoise, path):
 @pytest.mark.parametrize("path", sorted((RECIPES / "configs").glob("restormer_*.yaml")), ids=lambda p: p.stem)
 def test_no_configuration_trains_through_the_mask_or_without_curriculum(denoise, path):
     config = load_config(denoise.Config, path)
-    assert config.loss.label == "milo-linear"
+    assert config.loss.label == "milo-cosine"
     tiny = path.stem == "restormer_tiny"
     assert config.loss.weights == config.metric_weights == ("auto" if tiny else "official")
     for row in load_table(1, RECIPES).rows:

@@ -34,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """BasicSR's own options and ours."""
     parser.add_argument("-opt", required=True, type=Path, metavar="FILE.yml", help="BasicSR's configuration")
     parser.add_argument("--loss", choices=LOSSES,
-                        help="train with this pixel loss for the file's; milo-linear is recommended")  # fmt: skip
+                        help="train with this pixel loss for the file's; milo-cosine is recommended")  # fmt: skip
     parser.add_argument("--weights", metavar="official|mini|PATH", help="MILO's weights, with --loss milo*")
     parser.add_argument("--no-image-check", action="store_true", help="do not read every image once before the start")
     own = parser.add_argument_group("BasicSR's own options")

@@ -79,7 +79,7 @@ COMMANDS = {
     "basicsr": Command(
         "milo_restore.cli.basicsr",
         "train from an existing BasicSR configuration, with MILO in place of its pixel loss or as it is",
-        "milo-restore basicsr -opt train_SwinIR.yml --loss milo-linear",
+        "milo-restore basicsr -opt train_SwinIR.yml --loss milo-cosine",
     ),
     "assets": Command(
         "milo_restore.cli.assets",

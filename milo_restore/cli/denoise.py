@@ -27,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "measured by (milo-restore evaluate --ref) is those images."
     )
     parser.add_argument(
-        "--model", required=True, type=Path, metavar="RUN|FILE", help="a run folder of restormer_denoise.py, or weights"
+        "--model",
+        required=True,
+        metavar="NAME|RUN|FILE",
+        help="lite or lite-mae, the small ones that ship, for white noise of sigma 25, trained with MILO and with MAE; "
+        "or a run folder of restormer_denoise.py, or a weight file (./lite where it has such a name)",
     )
     parser.add_argument("--input", required=True, type=Path, metavar="PATH", help="an image, or a folder of them")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="where PNG of the same names go")
@@ -57,14 +61,22 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def load_model(path: Path) -> tuple[Restormer, Path]:
+def load_model(name: str | Path) -> tuple[Restormer, Path]:
     """A trained Restormer in eval mode, and its weight file.
+
+    Args:
+        name: one of `milo_restore.models.lite.LITE`, a run folder, or a weight file.
 
     Raises:
         WeightsError: the run has not finished, or the file is missing, damaged or another network's.
     """
+    from milo_restore.models.lite import LITE, lite_weights
     from milo_restore.models.restormer import Restormer
 
+    if name in LITE:
+        weights = lite_weights(str(name))
+        return Restormer.from_checkpoint(weights).eval(), weights
+    path = Path(name)
     weights = path / TRAINED if path.is_dir() else path
     if path.is_dir() and not weights.is_file():
         mend = "Finish the run with --resume latest, or name a weight file"

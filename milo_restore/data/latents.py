@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -33,10 +34,11 @@ class LatentPairs(Dataset[dict[str, Any]]):
         folder: the cache.
         identity: names all that the cached numbers depend on, beside the image itself.
         factor: pixels per latent cell, along a side.
+        masks: the files hold a teacher's masks, too.
     """
 
-    def __init__(self, pairs: DistortedPairs, folder: Path, identity: str, factor: int) -> None:
-        self.pairs, self.folder, self.identity, self.factor = pairs, folder, identity, factor
+    def __init__(self, pairs: DistortedPairs, folder: Path, identity: str, factor: int, *, masks: bool = False) -> None:
+        self.pairs, self.folder, self.identity, self.factor, self.masks = pairs, folder, identity, factor, masks
         # 16 bytes each, for a million references are read for their names once only; zeros: not read yet.
         self._names = np.zeros((len(pairs.references), 16), np.uint8)
 
@@ -56,6 +58,8 @@ class LatentPairs(Dataset[dict[str, Any]]):
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         """``image`` and ``reference``, (4, s, s) float32 with s = square / factor; ``label``, a scalar; ``name``.
 
+        And ``mask``, (1, s, s), the teacher's, where the cache holds it.
+
         Raises:
             ConfigError: another patch than the whole square: a latent cell sees more than its own pixels.
             DataError: the cached file is missing or damaged.
@@ -70,10 +74,16 @@ class LatentPairs(Dataset[dict[str, Any]]):
             with safe_open(path, "pt") as file:
                 image, label = file.get_slice("images")[place], file.get_slice("labels")[place]
                 reference = file.get_tensor("reference")
+                mask = {"mask": file.get_slice("masks")[place]} if self.masks else {}
         except (OSError, SafetensorError) as error:
             mend = "Delete it and start again: it is encoded anew"
             raise DataError(f"cached latents cannot be read ({error})", where=path, mend=mend) from error
-        return {"image": image, "reference": reference, "label": label, "name": self.pairs.name(pair)}
+        return {"image": image, "reference": reference, "label": label, **mask, "name": self.pairs.name(pair)}
+
+
+def mask_of_cells(mask: Tensor, latents: Tensor) -> Tensor:
+    """An image's mask (N, 1, H, W) as one of its latents (N, C, h, w): means over the cells' pixels, (N, 1, h, w)."""
+    return F.adaptive_avg_pool2d(mask, (latents.shape[-2], latents.shape[-1]))
 
 
 @torch.no_grad()
@@ -83,6 +93,7 @@ def encode_pairs(
     encode: Callable[[Tensor], Tensor],
     label: Callable[[Tensor, Tensor], Tensor],
     *,
+    mask: Callable[[Tensor, Tensor], Tensor] | None = None,
     identity: dict[str, Any],
     device: torch.device,
     batch: int = 16,
@@ -95,6 +106,7 @@ def encode_pairs(
         folder: the cache; made where it is missing.
         encode: (N, 3, H, W) in [0, 1] to latents (N, 4, h, w), already multiplied by the VAE's scaling factor.
         label: images and references, (N, 3, H, W), to MOS (N,).
+        mask: the same to a teacher's masks (N, 1, H, W), which are kept as those of cells (`mask_of_cells`).
         identity: names the encoder and the teacher, by hashes.
         device: where both compute.
         batch: images at a time.
@@ -105,9 +117,8 @@ def encode_pairs(
     """
     settings = [pairs.square, pairs.seed, pairs.one_each, pairs.distortions]
     first = encode(to_tensor(pairs.square_of(0))[None].to(device))
-    latents = LatentPairs(
-        pairs, Path(folder), json.dumps([identity, settings], sort_keys=True), pairs.square // first.shape[-1]
-    )
+    names = json.dumps([identity, settings, *(["masks"] if mask else [])], sort_keys=True)
+    latents = LatentPairs(pairs, Path(folder), names, pairs.square // first.shape[-1], masks=mask is not None)
     for number in tqdm(range(len(pairs.references)), desc="encoding references", unit="image", disable=None):
         path = latents.file(number)
         if number % share[1] != share[0] or path.exists():
@@ -116,11 +127,15 @@ def encode_pairs(
         arrays = [pairs.images(pair)[0] for pair in pairs.of(number)]
         parts: list[Tensor] = []
         labels: list[Tensor] = []
+        masks: list[Tensor] = []
         for start in range(0, len(arrays), batch):
             images = torch.stack([to_tensor(array) for array in arrays[start : start + batch]]).to(device)
             parts.append(encode(images).float().cpu())
             labels.append(label(images, reference.expand_as(images)).float().cpu())
+            if mask is not None:
+                masks.append(mask_of_cells(mask(images, reference.expand_as(images)), parts[-1]).float().cpu())
         content = {"images": torch.cat(parts), "labels": torch.cat(labels), "reference": encode(reference)[0].float()}
+        content |= {"masks": torch.cat(masks)} if masks else {}
         with replacing(path) as temporary:
             save_file({key: value.cpu().contiguous() for key, value in content.items()}, temporary)
     return latents

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from milo_restore.errors import ConfigError, DataError
+from milo_restore.loss.agreement import warn_below_goal
 from milo_restore.loss.curriculum import Curriculum
 from milo_restore.loss.diffusion_settings import DiffusionLossSettings
 from milo_restore.loss.parametrization import (
@@ -95,6 +96,7 @@ class DiffusionLoss(nn.Module):
         if settings.kind == "milo":
             dtype = torch.bfloat16 if settings.bfloat16 else torch.float32
             self.metric = LatentMILO.from_pretrained(settings.weights, compute_dtype=dtype)
+            warn_below_goal(self.metric.weights)
 
     @property
     def label(self) -> str:

@@ -54,8 +54,8 @@ class Hints(nn.Module):
         for to_teacher, features, wanted in zip(self.maps, hidden, teachers):
             scale = wanted.square().mean((0, 2, 3)).sqrt()
             scale = torch.maximum(scale, 1e-2 * scale.amax() + 1e-12)  # a silent channel stays silent
-            weight, bias = to_teacher.weight / scale[:, None, None, None], to_teacher.bias / scale
-            mapped = F.conv2d(features.float(), weight, bias)
+            weight, bias = to_teacher.parameters()
+            mapped = F.conv2d(features.float(), weight / scale[:, None, None, None], bias / scale)
             total = total + F.smooth_l1_loss(mapped, wanted / scale[:, None, None])
         return total
 
@@ -123,6 +123,15 @@ def _level_divergence(logits: Tensor, wanted: Tensor, above: Tensor) -> Tensor:
     kl = F.binary_cross_entropy_with_logits(logits, w) - F.binary_cross_entropy(w, w)
     angles = _angle(visibility, w) + _angle(above + visibility, above + w)
     return 0.05 * F.smooth_l1_loss(near, there) + 0.2 * kl + angles
+
+
+def mask_divergence(mask: Tensor, wanted: Tensor) -> Tensor:
+    """angle(m, w) + 0.2 KL(w / 4, m / 4) of whole masks m and w in (0, 4), (N, 1, H, W); a scalar.
+
+    For students that see other levels than their teacher does, as latents' do. The terms are those of `follow`.
+    """
+    own, share = ((value / N_SCALES).clamp(1e-6, 1 - 1e-6) for value in (mask, wanted))
+    return _angle(mask, wanted) + 0.2 * (F.binary_cross_entropy(own, share) - F.binary_cross_entropy(share, share))
 
 
 def _angle(first: Tensor, second: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ class Predictions(NamedTuple):
         divergence: scalar, of the visibilities from the teacher's; None without a teacher, as is what follows.
         hint: scalar, how far hidden features are from telling the teacher's; 0 without hints.
         teacher_error: (N,), raw errors by the teacher.
+        mask: (N, 1, H, W), of the metric itself; None with a teacher, whose coarser masks are used then.
     """
 
     mos: Tensor
@@ -27,6 +28,7 @@ class Predictions(NamedTuple):
     divergence: Tensor | None = None
     hint: Tensor | None = None
     teacher_error: Tensor | None = None
+    mask: Tensor | None = None
 
 
 class MOSTraining(nn.Module):
@@ -48,8 +50,9 @@ class MOSTraining(nn.Module):
         """Predictions for images (N, C, H, W) against references of the same shape."""
         difference = (image - reference).abs()
         if self.teacher is None:
-            error = (self.metric.predict_mask(image, reference) * difference).mean((1, 2, 3))
-            return Predictions(self.metric.mos_of(error), error)
+            mask = self.metric.predict_mask(image, reference)
+            error = (mask * difference).mean((1, 2, 3))
+            return Predictions(self.metric.mos_of(error), error, mask=mask)
         found = follow(self.metric.mask_network, self.teacher.mask_network, image, reference, self.hints)
         error, teacher_error = ((mask * difference).mean((1, 2, 3)) for mask in (found.mask, found.teacher_mask))
         mos = self.metric.mos_of(error.detach())  # the teacher's masks teach the mask, its opinions the scaler

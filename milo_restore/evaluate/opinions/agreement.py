@@ -16,12 +16,15 @@ from tqdm import tqdm
 
 from milo_restore.data import keyed_rng, read_image, to_tensor
 from milo_restore.data.distorted import DistortedPairs
+from milo_restore.data.latents import mask_of_cells
 from milo_restore.evaluate.opinions.datasets import opinion_pairs
 from milo_restore.evaluate.opinions.logistic import fit_logistic
 from milo_restore.metric import MaskedError
 
 Encode = Callable[[Tensor], Tensor]
 """(N, 3, H, W) images to what the metric takes: themselves, or latents."""
+Mask = Callable[[Tensor, Tensor], Tensor]
+"""Images and references, (N, 3, H, W), to a teacher's masks, (N, 1, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,13 @@ class HeldOut:
         source: what they are, in words.
         images: functions that give a distorted image and its reference, (1, C, H, W), on the CPU.
         opinions: one per pair, higher is better.
+        masks: functions that give a teacher's mask, (1, 1, H, W), on the CPU; empty without a teacher of masks.
     """
 
     source: str
     images: tuple[Callable[[], tuple[Tensor, Tensor]], ...]
     opinions: NDArray[np.float64]
+    masks: tuple[Callable[[], Tensor], ...] = ()
 
 
 def held_out_pairs(
@@ -46,6 +51,7 @@ def held_out_pairs(
     label: Callable[[Tensor, Tensor], Tensor],
     encode: Encode,
     device: torch.device,
+    mask: Mask | None = None,
 ) -> HeldOut:
     """Distorted images with a teacher's opinions.
 
@@ -56,20 +62,24 @@ def held_out_pairs(
         label: the teacher: images and references, (N, 3, H, W), to MOS (N,).
         encode: applied after labelling.
         device: where the teacher and ``encode`` compute.
+        mask: the teacher's, of images; that of latents is its mean over each cell.
     """
     numbers = keyed_rng(pairs.seed, "held out").permutation(len(pairs))[:count]
     edge = (pairs.square - side) // 2
-    images, opinions = [], []
+    images, opinions, masks = [], [], []
     for number in tqdm(sorted(numbers), desc="held-out pairs", unit="pair", leave=False, disable=None):
         both = [array[edge : edge + side, edge : edge + side] for array in pairs.images(pairs.pair(int(number)))]
         image, reference = (to_tensor(array)[None].to(device) for array in both)
         opinions.append(float(label(image, reference)))
         images.append(_keep(encode, both, device))
-    return HeldOut(f"{len(images)} held-out pairs", tuple(images), np.array(opinions))
+        masks += [] if mask is None else [_keep_mask(mask, encode, both, device)]
+    return HeldOut(f"{len(images)} held-out pairs", tuple(images), np.array(opinions), tuple(masks))
 
 
-def held_out_kadid(root: str | Path, count: int | None, seed: int, encode: Encode, device: torch.device) -> HeldOut:
-    """Pairs of KADID-10k's training split with people's opinions; ``count`` of them, or all.
+def held_out_kadid(
+    root: str | Path, count: int | None, seed: int, encode: Encode, device: torch.device, mask: Mask | None = None
+) -> HeldOut:
+    """Pairs of KADID-10k's training split with people's opinions; ``count`` of them, or all; ``mask`` as above.
 
     Raises:
         DataError: the data set is incomplete or damaged.
@@ -77,11 +87,13 @@ def held_out_kadid(root: str | Path, count: int | None, seed: int, encode: Encod
     found = opinion_pairs("kadid10k", Path(root), "kadid-train")
     chosen = [found[i] for i in sorted(keyed_rng(seed, "held out").permutation(len(found))[:count])]
     read = functools.cache(read_image)  # one reference in memory for its 125 pairs: 4.8 GB for the whole split, not 9.6
-    images = [
-        _keep(encode, (read_image(pair.distorted), read(pair.reference)), device)
-        for pair in tqdm(chosen, desc="KADID-10k", unit="pair", leave=False, disable=None)
-    ]
-    return HeldOut(f"{len(images)} pairs of kadid-train", tuple(images), np.array([pair.score for pair in chosen]))
+    images, masks = [], []
+    for pair in tqdm(chosen, desc="KADID-10k", unit="pair", leave=False, disable=None):
+        both = read_image(pair.distorted), read(pair.reference)
+        images.append(_keep(encode, both, device))
+        masks += [] if mask is None else [_keep_mask(mask, encode, both, device)]
+    opinions = np.array([pair.score for pair in chosen])
+    return HeldOut(f"{len(images)} pairs of kadid-train", tuple(images), opinions, tuple(masks))
 
 
 @torch.no_grad()
@@ -94,6 +106,22 @@ def _keep(
         return lambda: (to_tensor(image)[None], to_tensor(reference)[None])
     latents = tuple(encode(to_tensor(array)[None].to(device)).cpu() for array in (image, reference))
     return lambda: (latents[0], latents[1])
+
+
+@torch.no_grad()
+def _keep_mask(
+    mask: Mask, encode: Encode, arrays: Sequence[NDArray[np.uint8]], device: torch.device
+) -> Callable[[], Tensor]:
+    """A pair's mask by the teacher: of images when asked for, which saves the memory; of latents computed once."""
+    kept = [np.ascontiguousarray(array) for array in arrays]
+
+    def of_image() -> Tensor:
+        return mask(*(to_tensor(array)[None].to(device) for array in kept)).cpu()
+
+    if encode is as_they_are:
+        return of_image
+    found = mask_of_cells(of_image(), encode(to_tensor(kept[1])[None].to(device)))
+    return lambda: found
 
 
 def as_they_are(images: Tensor) -> Tensor:
@@ -123,19 +151,17 @@ def agreement(metric: MaskedError, held_out: HeldOut, device: torch.device) -> d
 
 
 @torch.no_grad()
-def mask_agreement(
-    first: MaskedError, second: MaskedError, held_out: HeldOut, device: torch.device
-) -> dict[str, float]:
-    """How far two metrics find the same pixels at fault; medians over the pairs.
+def mask_agreement(metric: MaskedError, held_out: HeldOut, device: torch.device) -> dict[str, float]:
+    """How far a metric and the teacher of ``held_out`` find the same pixels or cells at fault; medians over the pairs.
 
     Returns:
         ``mask_correlation``, Pearson's, pixel by pixel, constant masks left out; and ``gradient_cosine``, of the two
         losses' gradients with the mask as a constant.
     """
     correlations, cosines = [], []
-    for pair in held_out.images:
+    for pair, wanted in zip(held_out.images, held_out.masks, strict=True):
         image, reference = (tensor.to(device) for tensor in pair())
-        masks = [metric.mask(image, reference=reference) for metric in (first, second)]
+        masks = [metric.mask(image, reference=reference), wanted().to(device)]
         correlations.append(float(torch.corrcoef(torch.stack([mask.flatten() for mask in masks]))[0, 1]))
         gradients = [(mask * (image - reference).sign()).flatten() for mask in masks]
         cosines.append(float(F.cosine_similarity(gradients[0], gradients[1], 0)))
