@@ -217,7 +217,7 @@ def test_a_denoiser_that_gets_worse_says_so_in_its_log_and_trains_on(tmp_path, m
     (log,) = (tmp_path / "experiments").rglob("train_*.log")
     text = log.read_text()
     assert text.count("times L1 of the same loss_weight on the first batch") == 1
-    assert text.count("the linear curriculum changes what MILOLoss weighs") == 1
+    assert text.count("the cosine curriculum changes what MILOLoss weighs") == 1
     assert text.count("WARNING: ") - text.count("nondist_validation") >= 1
     assert sum("WARNING" in line and "input" in line for line in text.splitlines()) == 1
     logged = [line for line in text.splitlines() if "l_pix: " in line]

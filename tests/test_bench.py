@@ -91,7 +91,8 @@ def test_memory_of_the_loss_is_no_higher_than_the_plain_ones(weights):
     image_mib = image.numel() * 4 / 2**20
     assert peaks["plain MILO"] > 144 / 3 * image_mib  # the 32 + 64 + 32 + 16 activations that backward needs
     assert peaks["MILO float32"] <= peaks["plain MILO"]
-    assert peaks["MILO bfloat16"] < 0.7 * peaks["MILO float32"]
+    if timing.native_bfloat16(torch.device("cpu")):  # elsewhere oneDNN converts to float32 and back
+        assert peaks["MILO bfloat16"] < 0.7 * peaks["MILO float32"]
     assert peaks["MILO float32, constant mask"] < 0.7 * peaks["MILO float32"]
 
 
