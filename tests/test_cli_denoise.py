@@ -106,6 +106,11 @@ def test_the_shipped_denoisers_denoise(name, tmp_path):
     assert digest in (lite_weights(name).parent / "README.md").read_text(encoding="utf-8")
 
 
+def test_a_name_that_is_nothing_is_refused(images, tmp_path, capsys):
+    assert command("--model", "Lite", "--input", images, "--output", tmp_path / "out") == 2
+    assert "Lite: neither a shipped denoiser nor a path. Give lite, lite-mae, a run folder" in capsys.readouterr().err
+
+
 def test_other_shipped_names_are_refused():
     with pytest.raises(WeightsError, match=r"no such shipped denoiser.*lite, lite-mae"):
         lite_weights("huge")

@@ -77,6 +77,9 @@ def load_model(name: str | Path) -> tuple[Restormer, Path]:
         weights = lite_weights(str(name))
         return Restormer.from_checkpoint(weights).eval(), weights
     path = Path(name)
+    if not path.exists():
+        mend = f"Give {', '.join(LITE)}, a run folder or a weight file"
+        raise WeightsError("neither a shipped denoiser nor a path", where=path, mend=mend)
     weights = path / TRAINED if path.is_dir() else path
     if path.is_dir() and not weights.is_file():
         mend = "Finish the run with --resume latest, or name a weight file"
