@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import signal
 import subprocess
@@ -64,7 +65,7 @@ def test_tiny_run_leaves_everything_it_promises(denoise, monkeypatch, tmp_path, 
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [s["step"] for s in steps if "loss" in s] == [1, 2, 3, 4, 5, 6]
     first = next(s for s in steps if "loss" in s)
-    position = 1 / 6
+    position = (1 - math.cos(math.pi / 6)) / 2
     expected = 4 * (1 - position) * first["l1"] + (2 * position - 1) * first["milo"]
     assert first["loss"] == pytest.approx(expected, rel=1e-4)
     (evaluated,) = (s["evaluation"] for s in steps if "evaluation" in s)
