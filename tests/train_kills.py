@@ -1,6 +1,6 @@
 """Run by test_train_faults: kills training runs at random moments and resumes them. Prints what happened as JSON.
 
-The parent imports torch once and never computes; each run is a fork of it, and so costs a fraction of a second.
+The parent imports everything once and never computes; each run is a fork of it, and so costs a fraction of a second.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import sys
 import time
 from pathlib import Path
 
+import diffusers.training_utils  # noqa: F401  (with the next, what a run imports when it needs it: here once)
 import torch
+import torch._dynamo
 from safetensors.torch import load_file
 from train_tiny import Patches, Tiny, l1, settings
 
