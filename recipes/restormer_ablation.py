@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from restormer_compare import load_run
 from restormer_denoise import Config
 from restormer_denoise import main as denoising
 from tqdm import tqdm
 
-from milo_restore import Restormer
 from milo_restore.config import load_config
 from milo_restore.data import evaluation_input, load_collection
 from milo_restore.errors import ConfigError, run_program
@@ -66,7 +66,7 @@ def train(folder: Path, arm: str, seed: int, changes: Sequence[str]) -> bool:
         if denoising(config, RunArguments(folder, "latest", False)):
             return False
     if not (folder / FILE).is_file():
-        model, metric = Restormer.from_checkpoint(folder / "final" / "model.safetensors").eval(), load_metric(UNKNOWN)
+        (_, model, _), metric = load_run(folder), load_metric(UNKNOWN)
         images = [image for name in config.data.test for _, image in load_collection(name, config.data.root)]
         values = []
         for image in tqdm(images, desc=f"{folder.name}, {UNKNOWN}", unit="image", leave=False, disable=None):
@@ -119,10 +119,9 @@ def table(cells: Cells) -> str:
             text = f"{by * np.mean([cells[arm, seed][metric] for seed in seeds]):.{digits}f}"
             if arm != REFERENCE and any((REFERENCE, seed) in cells for seed in seeds):
                 images, each = against(cells, arm, metric)
-                low, high = bootstrap_interval(images) or (np.nan, np.nan)
-                middle, low, high = (f"{by * value:+.{digits}f}" for value in (images.mean(), low, high))
-                text += f" ({middle} [{low}, {high}]"
-                text += "; " + ", ".join(f"{by * value:+.{digits}f}" for value in each) + ")" if len(each) > 1 else ")"
+                interval = bootstrap_interval(images) or (np.nan, np.nan)
+                middle, low, high, *of_seeds = (f"{by * v:+.{digits}f}" for v in (images.mean(), *interval, *each))
+                text += f" ({middle} [{low}, {high}]{'; ' + ', '.join(of_seeds) if len(each) > 1 else ''})"
             row.append(text)
         lines.append(tuple(row))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

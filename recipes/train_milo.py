@@ -170,7 +170,7 @@ def main(config: Config, run: RunArguments) -> int:
     def step(model: nn.Module, batch: dict[str, Any], number: int) -> tuple[Tensor, dict[str, Tensor]]:
         image, reference = batch["image"], batch["reference"]
         said: Predictions = model(image, reference)
-        if guide is not None and kind is MILO:  # it has been asked already
+        if said.teacher_error is not None:  # it has been asked already
             ratio = (said.error + 1e-5).log() - (said.teacher_error + 1e-5).log()
             parts = {
                 "score": config.score_weight * ratio.abs().mean(),

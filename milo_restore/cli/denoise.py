@@ -73,10 +73,7 @@ def load_model(name: str | Path) -> tuple[Restormer, Path]:
     from milo_restore.models.lite import LITE, lite_weights
     from milo_restore.models.restormer import Restormer
 
-    if name in LITE:
-        weights = lite_weights(str(name))
-        return Restormer.from_checkpoint(weights).eval(), weights
-    path = Path(name)
+    path = lite_weights(str(name)) if name in LITE else Path(name)
     if not path.exists():
         mend = f"Give {', '.join(LITE)}, a run folder or a weight file"
         raise WeightsError("neither a shipped denoiser nor a path", where=path, mend=mend)

@@ -34,11 +34,10 @@ class LatentPairs(Dataset[dict[str, Any]]):
         folder: the cache.
         identity: names all that the cached numbers depend on, beside the image itself.
         factor: pixels per latent cell, along a side.
-        masks: the files hold a teacher's masks, too.
     """
 
-    def __init__(self, pairs: DistortedPairs, folder: Path, identity: str, factor: int, *, masks: bool = False) -> None:
-        self.pairs, self.folder, self.identity, self.factor, self.masks = pairs, folder, identity, factor, masks
+    def __init__(self, pairs: DistortedPairs, folder: Path, identity: str, factor: int) -> None:
+        self.pairs, self.folder, self.identity, self.factor = pairs, folder, identity, factor
         # 16 bytes each, for a million references are read for their names once only; zeros: not read yet.
         self._names = np.zeros((len(pairs.references), 16), np.uint8)
 
@@ -74,7 +73,7 @@ class LatentPairs(Dataset[dict[str, Any]]):
             with safe_open(path, "pt") as file:
                 image, label = file.get_slice("images")[place], file.get_slice("labels")[place]
                 reference = file.get_tensor("reference")
-                mask = {"mask": file.get_slice("masks")[place]} if self.masks else {}
+                mask = {"mask": file.get_slice("masks")[place]} if "masks" in file.keys() else {}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             mend = "Delete it and start again: it is encoded anew"
             raise DataError(f"cached latents cannot be read ({error})", where=path, mend=mend) from error
@@ -118,7 +117,7 @@ def encode_pairs(
     settings = [pairs.square, pairs.seed, pairs.one_each, pairs.distortions]
     first = encode(to_tensor(pairs.square_of(0))[None].to(device))
     names = json.dumps([identity, settings, *(["masks"] if mask else [])], sort_keys=True)
-    latents = LatentPairs(pairs, Path(folder), names, pairs.square // first.shape[-1], masks=mask is not None)
+    latents = LatentPairs(pairs, Path(folder), names, pairs.square // first.shape[-1])
     for number in tqdm(range(len(pairs.references)), desc="encoding references", unit="image", disable=None):
         path = latents.file(number)
         if number % share[1] != share[0] or path.exists():

@@ -94,9 +94,12 @@ def follow(
             features, wanted = _features(teacher, stacked)
         hidden, logits = _features(student, stacked)
         with torch.autocast(image.device.type, enabled=False):
-            divergence = divergence + _level_divergence(logits, wanted, above) / N_SCALES
+            visibility, w = logits.sigmoid(), wanted.sigmoid()
+            mask, teacher_mask = above + visibility, above + w
+            angles = _angle(visibility, w) + _angle(mask, teacher_mask)
+            divergence = divergence + (_logit_divergence(logits, wanted, w) + angles) / N_SCALES
             hint = hint if hints is None else hint + hints(hidden, features) / N_SCALES
-        mask, above = logits.sigmoid() + above, wanted.sigmoid() + above
+        above = teacher_mask
     return Followed(divergence, hint, mask, above)
 
 
@@ -117,12 +120,10 @@ def _features(network: MaskNetwork, stacked: Tensor) -> tuple[list[Tensor], Tens
     return hidden, x
 
 
-def _level_divergence(logits: Tensor, wanted: Tensor, above: Tensor) -> Tensor:
+def _logit_divergence(logits: Tensor, wanted: Tensor, w: Tensor) -> Tensor:
     near, there = (value.clamp(-LOGIT_RANGE, LOGIT_RANGE) for value in (logits, wanted))
-    visibility, w = logits.sigmoid(), wanted.sigmoid()
     kl = F.binary_cross_entropy_with_logits(logits, w) - F.binary_cross_entropy(w, w)
-    angles = _angle(visibility, w) + _angle(above + visibility, above + w)
-    return 0.05 * F.smooth_l1_loss(near, there) + 0.2 * kl + angles
+    return 0.05 * F.smooth_l1_loss(near, there) + 0.2 * kl
 
 
 def mask_divergence(mask: Tensor, wanted: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,10 @@ Encode = Callable[[Tensor], Tensor]
 """(N, 3, H, W) images to what the metric takes: themselves, or latents."""
 Mask = Callable[[Tensor, Tensor], Tensor]
 """Images and references, (N, 3, H, W), to a teacher's masks, (N, 1, H, W)."""
+Arrays = Sequence[NDArray[np.uint8]]
+"""An image and its reference, (H, W, 3)."""
+Pair = Callable[[], tuple[Tensor, Tensor]]
+"""Gives both as the metric takes them, (1, C, H, W), on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class HeldOut:
     """
 
     source: str
-    images: tuple[Callable[[], tuple[Tensor, Tensor]], ...]
+    images: tuple[Pair, ...]
     opinions: NDArray[np.float64]
     masks: tuple[Callable[[], Tensor], ...] = ()
 
@@ -66,14 +70,14 @@ def held_out_pairs(
     """
     numbers = keyed_rng(pairs.seed, "held out").permutation(len(pairs))[:count]
     edge = (pairs.square - side) // 2
-    images, opinions, masks = [], [], []
-    for number in tqdm(sorted(numbers), desc="held-out pairs", unit="pair", leave=False, disable=None):
-        both = [array[edge : edge + side, edge : edge + side] for array in pairs.images(pairs.pair(int(number)))]
-        image, reference = (to_tensor(array)[None].to(device) for array in both)
-        opinions.append(float(label(image, reference)))
-        images.append(_keep(encode, both, device))
-        masks += [] if mask is None else [_keep_mask(mask, encode, both, device)]
-    return HeldOut(f"{len(images)} held-out pairs", tuple(images), np.array(opinions), tuple(masks))
+
+    def found() -> Iterator[tuple[Arrays, float]]:
+        for number in tqdm(sorted(numbers), desc="held-out pairs", unit="pair", leave=False, disable=None):
+            both = [array[edge : edge + side, edge : edge + side] for array in pairs.images(pairs.pair(int(number)))]
+            image, reference = (to_tensor(array)[None].to(device) for array in both)
+            yield both, float(label(image, reference))
+
+    return _keep_all("held-out pairs", found(), encode, device, mask)
 
 
 def held_out_kadid(
@@ -87,19 +91,25 @@ def held_out_kadid(
     found = opinion_pairs("kadid10k", Path(root), "kadid-train")
     chosen = [found[i] for i in sorted(keyed_rng(seed, "held out").permutation(len(found))[:count])]
     read = functools.cache(read_image)  # one reference in memory for its 125 pairs: 4.8 GB for the whole split, not 9.6
-    images, masks = [], []
-    for pair in tqdm(chosen, desc="KADID-10k", unit="pair", leave=False, disable=None):
-        both = read_image(pair.distorted), read(pair.reference)
-        images.append(_keep(encode, both, device))
-        masks += [] if mask is None else [_keep_mask(mask, encode, both, device)]
-    opinions = np.array([pair.score for pair in chosen])
-    return HeldOut(f"{len(images)} pairs of kadid-train", tuple(images), opinions, tuple(masks))
+    bar = tqdm(chosen, desc="KADID-10k", unit="pair", leave=False, disable=None)
+    both = (((read_image(pair.distorted), read(pair.reference)), pair.score) for pair in bar)
+    return _keep_all("pairs of kadid-train", both, encode, device, mask)
+
+
+def _keep_all(
+    what: str, found: Iterable[tuple[Arrays, float]], encode: Encode, device: torch.device, mask: Mask | None
+) -> HeldOut:
+    images, opinions, masks = [], [], []
+    for arrays, opinion in found:
+        images.append(_keep(encode, arrays, device))
+        opinions.append(opinion)
+        if mask is not None:
+            masks.append(_keep_mask(mask, encode, arrays, images[-1], device))
+    return HeldOut(f"{len(images)} {what}", tuple(images), np.array(opinions), tuple(masks))
 
 
 @torch.no_grad()
-def _keep(
-    encode: Encode, arrays: Sequence[NDArray[np.uint8]], device: torch.device
-) -> Callable[[], tuple[Tensor, Tensor]]:
+def _keep(encode: Encode, arrays: Arrays, device: torch.device) -> Pair:
     """A pair, ready to be compared: images stay 8-bit in memory, latents are computed once."""
     image, reference = (np.ascontiguousarray(array) for array in arrays)
     if encode is as_they_are:
@@ -109,18 +119,11 @@ def _keep(
 
 
 @torch.no_grad()
-def _keep_mask(
-    mask: Mask, encode: Encode, arrays: Sequence[NDArray[np.uint8]], device: torch.device
-) -> Callable[[], Tensor]:
+def _keep_mask(mask: Mask, encode: Encode, arrays: Arrays, pair: Pair, device: torch.device) -> Callable[[], Tensor]:
     """A pair's mask by the teacher: of images when asked for, which saves the memory; of latents computed once."""
-    kept = [np.ascontiguousarray(array) for array in arrays]
-
-    def of_image() -> Tensor:
-        return mask(*(to_tensor(array)[None].to(device) for array in kept)).cpu()
-
     if encode is as_they_are:
-        return of_image
-    found = mask_of_cells(of_image(), encode(to_tensor(kept[1])[None].to(device)))
+        return lambda: mask(*(image.to(device) for image in pair())).cpu()
+    found = mask_of_cells(mask(*(to_tensor(array)[None].to(device) for array in arrays)).cpu(), pair()[1])
     return lambda: found
 
 
