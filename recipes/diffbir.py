@@ -27,18 +27,18 @@ from milo_restore import MILO
 from milo_restore.config import dump_config
 from milo_restore.data import keyed_rng, write_png
 from milo_restore.data.degrade.batch import degrade_batch
-from milo_restore.data.degraded import DegradedPairs
+from milo_restore.data.degraded_patches import DegradedPairs
 from milo_restore.data.latent_cache import CachedLatents, cache_latents
-from milo_restore.evaluate.restoration import (
+from milo_restore.files.write import write_text
+from milo_restore.loss import DiffusionLoss, DiffusionLossSettings
+from milo_restore.measure.restoration import (
     RestorationPair,
     held_out_loss,
     pipeline_restorer,
     restoration_samples,
 )
-from milo_restore.loss import DiffusionLoss, DiffusionLossSettings
 from milo_restore.models.diffbir import DiffBIRPipeline, noise_scheduler, predict
 from milo_restore.models.diffbir.schedules import Version
-from milo_restore.output import write_text
 from milo_restore.train import TrainSettings, checkpoint, fit
 from milo_restore.train.command import RunArguments
 
@@ -69,7 +69,7 @@ class Config:
     base: str = "tiny"  # frozen Stable Diffusion: tiny (shipped), a diffusers folder, or a hub id
     version: Version = "v2"  # v1, v2: the UNet predicts the noise; v2.1: the velocity, with zero terminal SNR
     control: str = "unet"  # start: unet (DiffBIR's own: copied, zero convolutions), base (its controlnet/) or a folder
-    cleaner: str = "tiny:denoise"  # stage 1; none, a name of milo_restore.models.cleaner, or a file
+    cleaner: str = "tiny:denoise"  # stage 1; none, a name of milo_restore.models.diffbir.cleaner, or a file
     prompt: str = ""
     condition_noise: int = 0  # noise the condition to a timestep below this; DiffBIR v2.1: 200
     memory: Literal["default", "24gb"] = "default"  # 24gb: see `diffbir_setup.planned`

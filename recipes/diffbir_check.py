@@ -18,8 +18,8 @@ from milo_restore.data.degrade.batch import degrade_batch
 from milo_restore.errors import ConfigError, MiloRestoreError, WeightsError
 from milo_restore.loss import DiffusionLoss, gradient_cosines
 from milo_restore.loss.cosine import cosine_line
-from milo_restore.models.cleaner import load_cleaner
 from milo_restore.models.diffbir import noise_scheduler, predict
+from milo_restore.models.diffbir.cleaner import load_cleaner
 
 if TYPE_CHECKING:
     from diffbir import Config

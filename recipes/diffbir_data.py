@@ -13,10 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from milo_restore.assets import DATASETS, find_dataset
-from milo_restore.assets.files import sha256_of
 from milo_restore.data import evaluation_input, keyed_rng, load_collection, read_image, to_tensor
-from milo_restore.data.collection import PHOTOGRAPHS, centre_crop
 from milo_restore.data.degrade import (
     BlindNoiseSettings,
     CodeFormerSettings,
@@ -25,11 +22,14 @@ from milo_restore.data.degrade import (
     RealESRGANSettings,
     build_degradation,
 )
-from milo_restore.data.degraded import DegradedPairs
-from milo_restore.data.distorted import find_references
+from milo_restore.data.degraded_patches import DegradedPairs
+from milo_restore.data.image_sets import PHOTOGRAPHS, centre_crop
 from milo_restore.data.latent_cache import images_sha256
 from milo_restore.errors import DataError
-from milo_restore.evaluate.restoration import RestorationPair
+from milo_restore.files import DATASETS, find_dataset
+from milo_restore.files.download import sha256_of
+from milo_restore.measure.restoration import RestorationPair
+from milo_restore.teach.pairs import find_references
 
 FACE = "astronaut-face"
 FACE_ROWS, FACE_COLUMNS = slice(0, 256), slice(96, 352)  # of scikit-image's astronaut

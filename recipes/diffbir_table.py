@@ -12,9 +12,9 @@ from torch import Tensor
 
 from milo_restore import MILO
 from milo_restore.errors import DataError
-from milo_restore.evaluate.restoration import METRICS, RestorationPair, Restore, evaluate_restorer
-from milo_restore.evaluate.sharing import text_table
+from milo_restore.measure.restoration import METRICS, RestorationPair, Restore, evaluate_restorer
 from milo_restore.models.diffbir import DiffBIRPipeline
+from milo_restore.show.text import text_table
 
 STAGES = {"input": "degraded input", "cleaner": "cleaner alone", "start": "control before training",
           "output": "control after training", "autoencoder": "autoencoder's limit"}  # fmt: skip

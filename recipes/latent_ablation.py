@@ -46,9 +46,9 @@ from latent_one_step import SETTINGS, World
 from scipy import stats
 
 from milo_restore.errors import ConfigError, run_program
-from milo_restore.evaluate.metrics.load import load_metric
-from milo_restore.evaluate.metrics.metric import Batch, Metric
 from milo_restore.loss import DiffusionLossSettings
+from milo_restore.measure.metrics.load import load_metric
+from milo_restore.measure.metrics.metric import Batch, Metric
 from milo_restore.train import Stage, TrainSettings, fit
 
 METRICS = ("milo", "st-lpips", "psnr")

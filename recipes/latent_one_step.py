@@ -26,11 +26,11 @@ from train_tiny_world import LatentCrops
 from milo_restore.config import load_config
 from milo_restore.data import SampleKey, to_tensor, to_uint8
 from milo_restore.data.latent_cache import images_sha256
-from milo_restore.evaluate.restoration import RestorationPair, pipeline_restorer
+from milo_restore.files.write import replacing
 from milo_restore.loss import DiffusionLoss, DiffusionLossSettings
+from milo_restore.measure.restoration import RestorationPair, pipeline_restorer
 from milo_restore.models import tiny
 from milo_restore.models.diffbir import noise_scheduler, predict
-from milo_restore.output import replacing
 
 CROP = 256  # pixels along a side of the training images' crops, of which windows are trained on
 DATA_SEED = 5  # of crops and degradations; a cell's own seed draws windows, noise and the network's start

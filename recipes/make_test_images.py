@@ -25,12 +25,12 @@ from diffbir_data import Data, collection, held_out
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from milo_restore.assets import locate_dataset
 from milo_restore.config import as_dict, load_config, read_yaml
 from milo_restore.data import read_image, to_uint8, write_png
-from milo_restore.data.collection import centre_crop
+from milo_restore.data.image_sets import centre_crop
 from milo_restore.errors import ConfigError, DataError, run_program
-from milo_restore.output import write_text
+from milo_restore.files import locate_dataset
+from milo_restore.files.write import write_text
 
 RECORD = "images.json"
 

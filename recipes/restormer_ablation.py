@@ -30,11 +30,11 @@ from tqdm import tqdm
 from milo_restore.config import load_config
 from milo_restore.data import evaluation_input, load_collection
 from milo_restore.errors import ConfigError, run_program
-from milo_restore.evaluate import denoise
-from milo_restore.evaluate.metrics.load import load_metric
-from milo_restore.evaluate.metrics.metric import Batch
-from milo_restore.evaluate.results import bootstrap_interval
-from milo_restore.output import write_text
+from milo_restore.files.write import write_text
+from milo_restore.measure import denoise
+from milo_restore.measure.metrics.load import load_metric
+from milo_restore.measure.metrics.metric import Batch
+from milo_restore.measure.results import bootstrap_interval
 from milo_restore.train.command import RunArguments
 
 REFERENCE = "mae"

@@ -22,7 +22,7 @@ from milo_restore import Restormer
 from milo_restore.config import load_config
 from milo_restore.data import evaluation_input, load_collection, to_uint8, write_png
 from milo_restore.errors import ConfigError, WeightsError, run_program
-from milo_restore.evaluate import comparison_grid, denoise
+from milo_restore.measure import comparison_grid, denoise
 
 SIDE, PIECE = 160, 24  # of the crop and of its inset, in the image's own pixels
 NEAREST = Image.Resampling.NEAREST

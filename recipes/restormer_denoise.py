@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from milo_restore import MILO, Restormer
 from milo_restore.config import dump_config
 from milo_restore.data import NoisyPatches, load_collection, write_png
-from milo_restore.data.collection import centre_crop
-from milo_restore.evaluate import denoising_samples, evaluate_denoiser, summary_table
+from milo_restore.data.image_sets import centre_crop
+from milo_restore.files.write import write_text
 from milo_restore.loss import LossSettings, MILOLoss, build_loss
-from milo_restore.output import write_text
+from milo_restore.measure import denoising_samples, evaluate_denoiser, summary_table
 from milo_restore.train import TrainSettings, fit
 from milo_restore.train.command import RunArguments, run_recipe
 

@@ -25,10 +25,12 @@ from torch import Tensor, nn
 from milo_restore import MILO, LatentMILO
 from milo_restore.config import dump_config
 from milo_restore.data import load_collection
-from milo_restore.data.denoising_errors import WithDenoisingErrors
-from milo_restore.data.distorted import ALL_DISTORTIONS, DistortedPairs, find_references
-from milo_restore.data.latents import encode_pairs
-from milo_restore.evaluate.opinions.agreement import (
+from milo_restore.files.write import write_text
+from milo_restore.metric import MaskedError
+from milo_restore.metric.ensemble import PseudoMOS
+from milo_restore.models.diffbir.vae import load_encoder
+from milo_restore.opinions.datasets import opinion_pairs
+from milo_restore.teach.agreement import (
     Encode,
     HeldOut,
     Mask,
@@ -38,13 +40,12 @@ from milo_restore.evaluate.opinions.agreement import (
     held_out_pairs,
     mask_agreement,
 )
-from milo_restore.evaluate.opinions.datasets import opinion_pairs
-from milo_restore.evaluate.opinions.pseudo_mos import PseudoMOS, fit_maps
-from milo_restore.loss.distillation import mask_divergence
-from milo_restore.loss.mos import MOSTraining, Predictions
-from milo_restore.metric import MaskedError
-from milo_restore.models.vae import load_encoder
-from milo_restore.output import write_text
+from milo_restore.teach.denoising_errors import WithDenoisingErrors
+from milo_restore.teach.distillation import mask_divergence
+from milo_restore.teach.latent_pairs import encode_pairs
+from milo_restore.teach.maps import fit_maps
+from milo_restore.teach.pairs import ALL_DISTORTIONS, DistortedPairs, find_references
+from milo_restore.teach.student import MOSTraining, Predictions
 from milo_restore.train import TrainSettings, fit
 from milo_restore.train.command import RunArguments, run_recipe
 

@@ -25,12 +25,12 @@ from torch import Tensor, nn
 
 from milo_restore.config import dump_config
 from milo_restore.data import NoisyPatches, SampleKey, keyed_rng, load_collection, to_tensor
-from milo_restore.data.collection import centre_crop
 from milo_restore.data.degrade import CodeFormerSettings, Degradation, FaceSettings, build_degradation
-from milo_restore.data.degraded import DegradedPairs
+from milo_restore.data.degraded_patches import DegradedPairs
+from milo_restore.data.image_sets import centre_crop
 from milo_restore.errors import WeightsError
 from milo_restore.models import tiny
-from milo_restore.models.cleaner import load_cleaner
+from milo_restore.models.diffbir.cleaner import load_cleaner
 from milo_restore.train import TrainSettings, fit
 from milo_restore.train.command import RunArguments, run_recipe
 

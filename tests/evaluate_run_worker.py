@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 
 from milo_restore.errors import DataError
-from milo_restore.evaluate.folders import find_images
-from milo_restore.evaluate.metrics import Protocol, load_metrics
-from milo_restore.evaluate.run import measure
+from milo_restore.measure.folders import find_images
+from milo_restore.measure.metrics import Protocol, load_metrics
+from milo_restore.measure.run import measure
 
 if __name__ == "__main__":
     folder, rank, port = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from test_evaluate import Mean, NotFinite, pictures
 
 from milo_restore.errors import NumericsError
-from milo_restore.evaluate import evaluate_denoiser
+from milo_restore.measure import evaluate_denoiser
 
 if __name__ == "__main__":
     folder, rank, port = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from milo_restore import assets
-from milo_restore.assets import datasets, files, registry
+from milo_restore import files
 from milo_restore.errors import DataError, MiloRestoreError, WeightsError
+from milo_restore.files import datasets, download, registry
 
 COUNTS = {"BSD400": 400, "CBSD68": 68, "Kodak24": 24, "McMaster": 18, "Urban100": 100, "Set12": 12, "Real47": 47}
 BROUGHT = {"RealSR": 100, "DIV2K-val": 100, "LFW-Test": 1711, "WIDER-Test": 970}
@@ -97,8 +97,8 @@ def pictures(folder: Path, count: int, start: int = 0, suffix: str = "png") -> N
 
 def test_registry_is_complete():
     upstream = registry.upstream()
-    assert set(upstream["weights"]) == set(assets.WEIGHTS)
-    assert set(upstream["datasets"]) == set(assets.DATASETS) == {*COUNTS, *BROUGHT}
+    assert set(upstream["weights"]) == set(files.WEIGHTS)
+    assert set(upstream["datasets"]) == set(files.DATASETS) == {*COUNTS, *BROUGHT}
     for table in (*upstream["weights"].values(), *upstream["datasets"].values()):
         assert ("source" in table) != (table.get("repository") in upstream["repositories"])
         assert table["licence"]
@@ -138,10 +138,8 @@ def test_registry_lies_inside_an_installed_package(tmp_path, monkeypatch):
 
 
 def test_importing_assets_is_light():
-    code = (
-        "import milo_restore.assets, sys; print([m for m in ('torch', 'numpy', 'pooch', 'tqdm') if m in sys.modules])"
-    )
-    root = Path(assets.__file__).parents[2]
+    code = "import milo_restore.files, sys; print([m for m in ('torch', 'numpy', 'pooch', 'tqdm') if m in sys.modules])"
+    root = Path(files.__file__).parents[2]
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert answer.stdout.strip() == "[]"
 
@@ -161,15 +159,15 @@ def test_importing_assets_is_light():
 )
 def test_weights_in_the_local_folder_and_in_the_cache(shared, empty, monkeypatch, tmp_path, name, folder, file):
     monkeypatch.setenv("MILO_RESTORE_ASSETS", str(shared))
-    assert assets.weights_path(name) == shared / "weights" / folder / file
+    assert files.weights_path(name) == shared / "weights" / folder / file
     flat = tmp_path / "flat"
     flat.mkdir()
     shutil.copy(shared / "weights" / folder / file, flat)
     monkeypatch.setenv("MILO_RESTORE_ASSETS", str(flat))
-    assert assets.weights_path(name) == flat / file
+    assert files.weights_path(name) == flat / file
     monkeypatch.delenv("MILO_RESTORE_ASSETS")
     shutil.copytree(flat, empty / "weights" / folder)
-    assert assets.weights_path(name) == empty / "weights" / folder / file
+    assert files.weights_path(name) == empty / "weights" / folder / file
 
 
 @pytest.mark.golden
@@ -183,17 +181,17 @@ def test_a_flipped_bit_is_refused_and_nothing_else_taken(shared, empty, monkeypa
     (local / "MILO.pth").write_bytes(content)
     monkeypatch.setenv("MILO_RESTORE_ASSETS", str(local))
     with pytest.raises(WeightsError, match="damaged or another file") as caught:
-        assets.weights_path("milo")
+        files.weights_path("milo")
     assert str(local / "MILO.pth") in str(caught.value)
     assert MILO[:16] in str(caught.value)
-    assert assets.asset_status("milo").state == "damaged"
+    assert files.asset_status("milo").state == "damaged"
 
 
 def test_a_damaged_cache_is_refused_not_downloaded_again(empty):
     (empty / "weights" / "milo").mkdir(parents=True)
     path = empty / "weights" / "milo" / "MILO_latent.pth"
     path.write_bytes(b"half a file")
-    for ask in (assets.weights_path, assets.verify_asset, assets.fetch_asset):
+    for ask in (files.weights_path, files.verify_asset, files.fetch_asset):
         with pytest.raises(WeightsError, match="MILO_latent.pth: is damaged"):
             ask("milo-latent")
     assert path.read_bytes() == b"half a file"
@@ -201,7 +199,7 @@ def test_a_damaged_cache_is_refused_not_downloaded_again(empty):
 
 def test_offline_says_file_url_and_both_places(empty):
     with pytest.raises(WeightsError) as caught:
-        assets.weights_path("milo")
+        files.weights_path("milo")
     text = str(caught.value)
     file = registry.weight_file("milo")
     assert text.startswith("MILO.pth: ")
@@ -213,16 +211,16 @@ def test_offline_says_file_url_and_both_places(empty):
 
 def test_unknown_names_and_folders(empty, monkeypatch, tmp_path):
     with pytest.raises(WeightsError, match="milo, milo-latent"):
-        assets.weights_path("milo2")
+        files.weights_path("milo2")
     with pytest.raises(DataError, match="Did you mean 'Kodak24'"):
-        assets.find_dataset("kodak", tmp_path)
+        files.find_dataset("kodak", tmp_path)
     with pytest.raises(DataError, match="Known: milo, milo-latent, e-mae, .*, BSD400"):
-        assets.asset_status("nothing like it")
+        files.asset_status("nothing like it")
     monkeypatch.setenv("MILO_RESTORE_ASSETS", str(tmp_path / "absent"))
     with pytest.raises(MiloRestoreError, match="MILO_RESTORE_ASSETS=.*absent: no such folder"):
-        assets.weights_path("milo")
+        files.weights_path("milo")
     with pytest.raises(DataError, match="absent: no such folder"):
-        assets.list_assets()
+        files.list_assets()
 
 
 def small_weights(monkeypatch, content: bytes) -> registry.RemoteFile:
@@ -235,13 +233,13 @@ def test_download(empty, server, monkeypatch):
     file = small_weights(monkeypatch, b"weights")
     serve(server, file, b"weights")  # under its quoted name: the server unquotes it
     (server / "a/b/c/w/MI%20LO.pth").rename(server / "a/b/c/w/MI LO.pth")
-    assert assets.asset_status("milo").state == "missing"
-    path = assets.weights_path("milo")
+    assert files.asset_status("milo").state == "missing"
+    path = files.weights_path("milo")
     assert path == empty / "weights" / "milo" / "MILO.pth"
     assert path.read_bytes() == b"weights"
     shutil.rmtree(server / "a")
-    assert assets.weights_path("milo") == path  # from the cache
-    assert [status.state for status in assets.list_assets()][:2] == ["found", "found"]
+    assert files.weights_path("milo") == path  # from the cache
+    assert [status.state for status in files.list_assets()][:2] == ["found", "found"]
 
 
 def test_a_wrong_download_leaves_nothing(empty, server, monkeypatch):
@@ -249,7 +247,7 @@ def test_a_wrong_download_leaves_nothing(empty, server, monkeypatch):
     serve(server, file, b"wrong")
     (server / "a/b/c/w/MI%20LO.pth").rename(server / "a/b/c/w/MI LO.pth")
     with pytest.raises(WeightsError, match="gave another content"):
-        assets.weights_path("milo")
+        files.weights_path("milo")
     assert not [path for path in empty.rglob("*") if path.is_file()]
 
 
@@ -260,7 +258,7 @@ def test_a_cache_that_cannot_be_written(server, monkeypatch, tmp_path, empty):
     (tmp_path / "a file").write_text("")
     monkeypatch.setenv("MILO_RESTORE_CACHE", str(tmp_path / "a file"))
     with pytest.raises(WeightsError, match="cannot be written"):
-        assets.weights_path("milo")
+        files.weights_path("milo")
 
 
 def _download(host: str, cache: str, content: bytes, barrier, answers) -> None:
@@ -269,7 +267,7 @@ def _download(host: str, cache: str, content: bytes, barrier, answers) -> None:
     file = registry.RemoteFile("MILO.pth", len(content), hashlib.sha256(content).hexdigest(), "a/b@c:MILO.pth")
     registry.weight_file = lambda name: file
     barrier.wait()
-    answers.put(hashlib.sha256(assets.weights_path("milo").read_bytes()).hexdigest())
+    answers.put(hashlib.sha256(files.weights_path("milo").read_bytes()).hexdigest())
 
 
 @pytest.fixture
@@ -360,12 +358,12 @@ def test_two_processes_download_at_once(empty, server):
 @pytest.mark.golden
 @pytest.mark.parametrize("name", ["BSD400", "CBSD68", "Kodak24", "Set12"])
 def test_shared_data_sets_are_the_known_ones(shared, empty, name):
-    found = assets.locate_dataset(name, shared)
+    found = files.locate_dataset(name, shared)
     assert len(found.paths) == COUNTS[name]
     assert found.state == "found"
     assert [path.name for path in found.paths] == sorted(registry.dataset_index()[name])
-    assert assets.find_dataset(name.lower(), shared) == found.paths
-    assert assets.verify_asset(name, shared).state == "found"
+    assert files.find_dataset(name.lower(), shared) == found.paths
+    assert files.verify_asset(name, shared).state == "found"
 
 
 @pytest.mark.golden
@@ -383,10 +381,10 @@ def test_index_agrees_with_the_shared_lists(shared):
 @pytest.mark.golden
 def test_list_assets(shared, empty, monkeypatch):
     monkeypatch.setenv("MILO_RESTORE_ASSETS", str(shared))
-    states = {status.name: status.state for status in assets.list_assets()}
+    states = {status.name: status.state for status in files.list_assets()}
     for name in ("milo", "milo-latent", "BSD400", "CBSD68", "Kodak24", "Set12"):
         assert states[name] == "found"
-    assert set(states) == {*assets.WEIGHTS, *assets.DATASETS}
+    assert set(states) == {*files.WEIGHTS, *files.DATASETS}
 
 
 @pytest.mark.golden
@@ -397,8 +395,8 @@ def test_one_exchanged_image_is_named(shared, tmp_path):
     content[-20] ^= 4
     victim.write_bytes(content)
     with pytest.raises(DataError, match=r"07\.png: is damaged or another file: 1 of the 12 images"):
-        assets.find_dataset("Set12", tmp_path)
-    status = assets.asset_status("Set12", tmp_path)
+        files.find_dataset("Set12", tmp_path)
+    status = files.asset_status("Set12", tmp_path)
     assert status.state == "damaged"
     assert status.where == str(victim)
 
@@ -424,13 +422,13 @@ def test_layouts_and_other_encodings(tmp_path, name, layout):
         (tmp_path / folder / "Thumbs.db").write_text("")
         (tmp_path / folder / ".hidden.png").write_text("")
         start += count
-    found = assets.locate_dataset(name, tmp_path)
+    found = files.locate_dataset(name, tmp_path)
     assert len(found.paths) == COUNTS[name]
     assert found.state == "unverified"
-    assert assets.asset_status(name, tmp_path).state == "unverified"
+    assert files.asset_status(name, tmp_path).state == "unverified"
     (found.paths[3]).unlink()
     with pytest.raises(DataError, match=f"{name} has {COUNTS[name]} images, found {COUNTS[name] - 1}"):
-        assets.find_dataset(name, tmp_path)
+        files.find_dataset(name, tmp_path)
 
 
 def test_cbsd68_is_picked_from_the_validation_images(tmp_path):
@@ -438,7 +436,7 @@ def test_cbsd68_is_picked_from_the_validation_images(tmp_path):
     pictures(val, 32)
     for number, known in enumerate(registry.dataset_index()["CBSD68"]):
         Image.new("RGB", (4, 4), (0, 0, number)).save(val / f"{Path(known).stem}.png")
-    assert {path.stem for path in assets.find_dataset("CBSD68", tmp_path)} == {
+    assert {path.stem for path in files.find_dataset("CBSD68", tmp_path)} == {
         Path(known).stem for known in registry.dataset_index()["CBSD68"]
     }
 
@@ -447,21 +445,21 @@ def test_cbsd68_is_picked_from_the_validation_images(tmp_path):
 def test_missing_data_set_says_root_layout_and_command(tmp_path, name):
     (tmp_path / name).mkdir()  # an empty folder is none
     with pytest.raises(DataError) as caught:
-        assets.find_dataset(name, tmp_path)
+        files.find_dataset(name, tmp_path)
     text = str(caught.value)
     for part in (f"{tmp_path}: {name} is not there", f"milo-restore assets fetch {name}", f"{tmp_path / name}/"):
         assert part in text
     assert "\n" not in text
     with pytest.raises(DataError, match="absent: no such folder"):
-        assets.find_dataset(name, tmp_path / "absent")
+        files.find_dataset(name, tmp_path / "absent")
 
 
 def test_the_local_folder_comes_before_the_cache(empty, monkeypatch, tmp_path):
     pictures(empty / "Set12", 12)
-    assert assets.find_dataset("Set12")[0].parent == empty / "Set12"
+    assert files.find_dataset("Set12")[0].parent == empty / "Set12"
     pictures(tmp_path / "local" / "Set12", 12)
     monkeypatch.setenv("MILO_RESTORE_ASSETS", str(tmp_path / "local"))
-    assert assets.find_dataset("Set12")[0].parent == tmp_path / "local" / "Set12"
+    assert files.find_dataset("Set12")[0].parent == tmp_path / "local" / "Set12"
 
 
 def test_fetch_a_data_set_and_take_up_an_interrupted_one(empty, server, monkeypatch):
@@ -471,14 +469,14 @@ def test_fetch_a_data_set_and_take_up_an_interrupted_one(empty, server, monkeypa
     for name in list(contents)[:5]:
         serve(server, index[name], contents[name])
     with pytest.raises(DataError, match="cannot be downloaded .the server says 404.") as caught:
-        assets.fetch_asset("Set12")
+        files.fetch_asset("Set12")
     assert "milo-restore assets fetch Set12" in str(caught.value)
     for name, content in contents.items():
         serve(server, index[name], content)
-    status = assets.fetch_asset("set12")
+    status = files.fetch_asset("set12")
     assert (status.state, status.where) == ("found", str(empty / "Set12"))
     shutil.rmtree(server / "a")
-    assert assets.fetch_asset("Set12").state == "found"  # there already: nothing is asked for
+    assert files.fetch_asset("Set12").state == "found"  # there already: nothing is asked for
     assert {path.name: path.read_bytes() for path in (empty / "Set12").iterdir()} == contents
 
 
@@ -490,30 +488,30 @@ def test_fetch_refuses_a_wrong_file_that_is_there(tmp_path, server, monkeypatch)
     (tmp_path / "root" / "Set12").mkdir(parents=True)
     (tmp_path / "root" / "Set12" / "a.png").write_bytes(b"mine")
     with pytest.raises(DataError, match=r"a\.png: is damaged or another file"):
-        assets.fetch_asset("Set12", tmp_path / "root")
+        files.fetch_asset("Set12", tmp_path / "root")
     assert (tmp_path / "root" / "Set12" / "a.png").read_bytes() == b"mine"
-    assert assets.fetch_asset("Set12", tmp_path / "new").state == "found"  # a root that does not exist yet is made
+    assert files.fetch_asset("Set12", tmp_path / "new").state == "found"  # a root that does not exist yet is made
 
 
 def test_fetch_offline(empty):
     with pytest.raises(DataError, match="cannot be downloaded") as caught:
-        assets.fetch_asset("Urban100")
+        files.fetch_asset("Urban100")
     assert str(empty / "Urban100") in str(caught.value)
-    assert assets.asset_status("Urban100").state == "missing"
+    assert files.asset_status("Urban100").state == "missing"
 
 
 def test_cache_folder(monkeypatch):
     monkeypatch.setenv("MILO_RESTORE_CACHE", "~/elsewhere")
-    assert files.cache_folder() == Path.home() / "elsewhere"
+    assert download.cache_folder() == Path.home() / "elsewhere"
     monkeypatch.delenv("MILO_RESTORE_CACHE")
-    assert "milo-restore" in str(files.cache_folder())
+    assert "milo-restore" in str(download.cache_folder())
 
 
 def test_data_room_gives_the_same_functions():
-    from milo_restore.data import named
+    from milo_restore import data
 
-    assert named.find_dataset is datasets.find_dataset
-    assert named.DATASETS is assets.DATASETS
+    assert data.find_dataset is datasets.find_dataset
+    assert data.DATASETS is files.DATASETS
 
 
 # Data sets that a user brings
@@ -522,13 +520,13 @@ def test_data_room_gives_the_same_functions():
 @pytest.mark.parametrize("name", BROUGHT)
 def test_what_a_user_brings_is_counted_and_said_to_be_unknown(name, empty, tmp_path):
     assert name not in registry.dataset_index()
-    assert not assets.can_fetch(name)
-    status = assets.asset_status(name, tmp_path)
+    assert not files.can_fetch(name)
+    status = files.asset_status(name, tmp_path)
     assert status.state == "missing"
     assert status.note.startswith(f"{BROUGHT[name]} images; to be had from ")
     assert status.note.endswith("checksums unknown")
     with pytest.raises(DataError, match=rf"{name} cannot be downloaded by this program\. Get it \(.*and put its"):
-        assets.fetch_asset(name, tmp_path)
+        files.fetch_asset(name, tmp_path)
 
 
 def test_pairs_of_a_named_set(tmp_path, monkeypatch):
@@ -536,14 +534,14 @@ def test_pairs_of_a_named_set(tmp_path, monkeypatch):
     tables["datasets"]["RealSR"] = {**tables["datasets"]["RealSR"], "count": 3}
     monkeypatch.setattr(registry, "upstream", lambda: tables)
     pictures(tmp_path / "RealSR" / "LR", 3)
-    found = assets.locate_dataset("RealSR", tmp_path)
+    found = files.locate_dataset("RealSR", tmp_path)
     assert (found.state, found.references) == ("unverified", None)
     pictures(tmp_path / "RealSR" / "HR", 3)
-    found = assets.locate_dataset("realsr", tmp_path)
+    found = files.locate_dataset("realsr", tmp_path)
     assert [path.name for path in found.references] == [path.name for path in found.paths]
     (tmp_path / "RealSR" / "HR" / "0001.png").unlink()
     with pytest.raises(DataError, match=r"0001\.png: has no reference in .*HR"):
-        assets.locate_dataset("RealSR", tmp_path)
+        files.locate_dataset("RealSR", tmp_path)
     (tmp_path / "RealSR" / "LR" / "0002.png").unlink()
     with pytest.raises(DataError, match=r"RealSR has 3 images, found 2\. Complete it, or"):
-        assets.locate_dataset("RealSR", tmp_path)
+        files.locate_dataset("RealSR", tmp_path)

@@ -28,7 +28,7 @@ from milo_restore.basicsr.image_clean_model import ImageCleanModel
 from milo_restore.basicsr.restormer import register
 from milo_restore.data import evaluation_noise, read_image, to_uint8
 from milo_restore.errors import ConfigError, DataError, NumericsError
-from milo_restore.evaluate.metrics import psnr
+from milo_restore.measure.metrics import psnr
 from milo_restore.models import Restormer
 from milo_restore.train import TrainSettings
 from milo_restore.train.schedule import learning_rate

@@ -15,7 +15,7 @@ from basicsr.archs.srvgg_arch import SRVGGNetCompact
 
 from milo_restore.errors import ConfigError, DataError, WeightsError
 from milo_restore.models import tiny
-from milo_restore.models.cleaner import CLEANERS, PUBLISHED, TASKS, load_cleaner, published_cleaner
+from milo_restore.models.diffbir.cleaner import CLEANERS, PUBLISHED, TASKS, load_cleaner, published_cleaner
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from milo_restore import MILO, LatentMILO
 from milo_restore.cli import COMMANDS, main
 from milo_restore.data import read_image, to_tensor
-from milo_restore.evaluate import heat_map
+from milo_restore.measure import heat_map
 from milo_restore.metric.weights import SHIPPED
 
 NO_NETWORK = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""}
@@ -236,7 +236,7 @@ def test_a_full_disk_leaves_the_old_result(folders, own_weights, tmp_path, capsy
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("milo_restore.output.os.replace", full)
+    monkeypatch.setattr("milo_restore.files.write.os.replace", full)
     assert main(["score", *map(str, folders), "--weights", str(own_weights), "--csv", str(target)]) == 2
     assert f"{target}: cannot be written (No space left on device)" in capsys.readouterr().err
     assert target.read_text() == "old"

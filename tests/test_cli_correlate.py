@@ -21,9 +21,9 @@ from milo_restore.cli import correlate as command_module
 from milo_restore.cli import main
 from milo_restore.data import read_image, to_tensor
 from milo_restore.errors import ConfigError
-from milo_restore.evaluate import metrics
-from milo_restore.evaluate.metrics import Batch, MetricUnavailable, load_metric, names
-from milo_restore.evaluate.opinions import datasets, layouts, scores
+from milo_restore.measure import metrics
+from milo_restore.measure.metrics import Batch, MetricUnavailable, load_metric, names
+from milo_restore.opinions import correlate, datasets, layouts
 
 
 @pytest.fixture
@@ -60,13 +60,13 @@ def command(tid, tmp_path):
 @pytest.fixture
 def computed(monkeypatch):
     """The names of the images that were really scored."""
-    names, score = [], scores._score
+    names, score = [], correlate._score
 
     def count(metric, pair, *images):
         names.append(pair.distorted.name)
         return score(metric, pair, *images)
 
-    monkeypatch.setattr(scores, "_score", count)
+    monkeypatch.setattr(correlate, "_score", count)
     return names
 
 
@@ -144,16 +144,16 @@ def test_a_second_run_computes_nothing(command, computed, tid, tmp_path, capsys)
 
 
 def test_an_interrupted_run_goes_on(command, computed, tmp_path, capsys, monkeypatch):
-    add = scores.ScoreCache.add
+    add = correlate.ScoreCache.add
 
     def interrupt(self, *arguments):
         if len(computed) == 5:
             raise KeyboardInterrupt
         add(self, *arguments)
 
-    monkeypatch.setattr(scores.ScoreCache, "add", interrupt)
+    monkeypatch.setattr(correlate.ScoreCache, "add", interrupt)
     assert command() == 130
-    monkeypatch.setattr(scores.ScoreCache, "add", add)
+    monkeypatch.setattr(correlate.ScoreCache, "add", add)
     assert command() == 0
     assert "8 scores computed, 4 from the cache" in capsys.readouterr().out
     assert len(computed) == 5 + 8
@@ -176,13 +176,13 @@ def test_a_damaged_cache_line_is_reported(command, computed, tmp_path, capsys):
 
 
 def test_nan_scores_are_named(command, tmp_path, capsys, monkeypatch):
-    score = scores._score
+    score = correlate._score
 
     def broken(metric, pair, *images):
         bad = {"i02_01_1.bmp": float("nan"), "i05_08_1.bmp": float("inf")}
         return bad.get(pair.distorted.name, score(metric, pair, *images))
 
-    monkeypatch.setattr(scores, "_score", broken)
+    monkeypatch.setattr(correlate, "_score", broken)
     for _ in range(2):  # the second time from the cache
         assert command("--json", tmp_path / "t.json") == 0
         printed = capsys.readouterr().out

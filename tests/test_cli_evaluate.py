@@ -14,8 +14,8 @@ from offline_pyiqa import offline
 from milo_restore.cli import evaluate, main
 from milo_restore.data import held_out_photographs, write_png
 from milo_restore.errors import ConfigError, DataError
-from milo_restore.evaluate.metrics import PROTOCOLS, MetricUnavailable, fetch_metrics, weight_folders
-from milo_restore.evaluate.results import read_results, results_table
+from milo_restore.measure.metrics import PROTOCOLS, MetricUnavailable, fetch_metrics, weight_folders
+from milo_restore.measure.results import read_results, results_table
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from milo_restore import MILO
 from milo_restore.cli import main
 from milo_restore.data import held_out_photographs, read_image, to_tensor, training_photographs, write_png
 from milo_restore.data.kadid import DISTORTIONS, distort
-from milo_restore.evaluate.levels import Prediction, draw_all, draw_figure, draw_sheet, predictions
+from milo_restore.show.levels import Prediction, draw_all, draw_figure, draw_sheet, predictions
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from skimage.data import astronaut
 
 from milo_restore.cli import main
 from milo_restore.data import read_image, to_tensor, to_uint8
-from milo_restore.models.cleaner import load_cleaner
 from milo_restore.models.diffbir import DiffBIRPipeline, IRControlNet, noise_scheduler
+from milo_restore.models.diffbir.cleaner import load_cleaner
 from milo_restore.models.diffbir.components import load_components
 
 FAST = ("--steps", 1, "--guidance", 1, "--device", "cpu")

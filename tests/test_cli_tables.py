@@ -235,7 +235,7 @@ def test_an_interrupted_table_lets_the_training_save_and_goes_on(clone):
 
 def test_a_signal_stops_commands_within_the_process_too(clone, monkeypatch):
     write(clone, "one")
-    from milo_restore.evaluate import run as measuring
+    from milo_restore.measure import run as measuring
 
     def measure(*arguments, **options):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -9,9 +9,9 @@ import pytest
 from scipy.stats import kendalltau, pearsonr, spearmanr
 
 from milo_restore.errors import DataError
-from milo_restore.evaluate.opinions import coefficients
-from milo_restore.evaluate.opinions.coefficients import correlate_scores
-from milo_restore.evaluate.opinions.logistic import fit_logistic
+from milo_restore.opinions import coefficients
+from milo_restore.opinions.coefficients import correlate_scores
+from milo_restore.opinions.logistic import fit_logistic
 
 
 def logistic(x, beta):

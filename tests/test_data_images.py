@@ -12,8 +12,8 @@ from PIL import Image, ImageFile
 
 from milo_restore.data import (
     held_out_photographs,
+    image_sets,
     list_images,
-    photographs,
     read_image,
     to_tensor,
     to_uint8,
@@ -260,6 +260,6 @@ def test_photographs_are_disjoint_and_in_colour():
 
 
 def test_photographs_need_no_download_and_name_what_is_missing(monkeypatch):
-    monkeypatch.setattr(photographs, "TRAINING", ("absent.png",))
+    monkeypatch.setattr(image_sets, "TRAINING", ("absent.png",))
     with pytest.raises(DataError, match=r"absent\.png: the installed scikit-image ships no such photograph"):
         training_photographs()

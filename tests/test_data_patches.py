@@ -18,7 +18,7 @@ from milo_restore.data import (
     to_tensor,
 )
 from milo_restore.data.noise import draw_noise, noise_range
-from milo_restore.data.patches import orient
+from milo_restore.data.noisy_patches import orient
 from milo_restore.errors import ConfigError, DataError
 
 

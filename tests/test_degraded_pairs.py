@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from milo_restore.data.degrade import DEGRADATIONS, RealESRGANSettings, build_degradation
 from milo_restore.data.degrade.batch import degrade_batch
-from milo_restore.data.degraded import DegradedPairs
+from milo_restore.data.degraded_patches import DegradedPairs
 from milo_restore.data.keys import SampleKey, keyed_rng
 from milo_restore.errors import ConfigError, DataError
 

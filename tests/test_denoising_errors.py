@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from milo_restore.data.denoising_errors import WithDenoisingErrors, denoising_error
-from milo_restore.data.distorted import DistortedPairs
 from milo_restore.data.keys import SampleKey
 from milo_restore.errors import ConfigError
+from milo_restore.teach.denoising_errors import WithDenoisingErrors, denoising_error
+from milo_restore.teach.pairs import DistortedPairs
 
 
 def pairs() -> DistortedPairs:

@@ -44,7 +44,7 @@ def digest(network):
 def test_the_original_networks_give_the_original_numbers(shared):
     from safetensors import safe_open
 
-    from milo_restore.models.diffbir.original import build_control, build_unet
+    from milo_restore.models.diffbir.from_original import build_control, build_unet
 
     path = shared / "golden" / "diffbir_control_small.safetensors"
     with safe_open(path, "pt") as file:

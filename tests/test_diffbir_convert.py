@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 import milo_restore.cli.convert
 from milo_restore.cli import main
 from milo_restore.errors import ConfigError, DataError, WeightsError
-from milo_restore.models.diffbir import VERSIONS, IRControlNet, convert_diffbir, original
-from milo_restore.models.diffbir.checkpoint import read_checkpoint
+from milo_restore.models.diffbir import VERSIONS, IRControlNet, convert_diffbir, from_original
+from milo_restore.models.diffbir.original_file import read_checkpoint
 
 CONTEXT = 128  # two heads of the text encoder
 SCHEDULE = {
@@ -293,14 +293,14 @@ def test_the_full_size_is_read_off_its_keys():
             "text": text_keys(text.state_dict()),
         }
     assert {name: len(state) for name, state in keys.items()} == {"unet": 686, "control": 324, "vae": 248, "text": 294}
-    built = original.build_unet(keys["unet"], path)
+    built = from_original.build_unet(keys["unet"], path)
     assert built.config.attention_head_dim == [5, 10, 20, 20]
     assert built.config.down_block_types == ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"]
     count = {
         "unet": built,
-        "control": original.build_control(keys["control"], path, built),
-        "vae": original.build_vae(keys["vae"], path),
-        "text": original.build_text_encoder(keys["text"], path),
+        "control": from_original.build_control(keys["control"], path, built),
+        "vae": from_original.build_vae(keys["vae"], path),
+        "text": from_original.build_text_encoder(keys["text"], path),
     }
     count = {name: sum(p.numel() for p in network.parameters()) for name, network in count.items()}
     assert count == {"unet": 865_910_724, "control": 363_153_280, "vae": 83_653_863, "text": 340_387_840}

@@ -24,8 +24,8 @@ from torch.utils._pytree import tree_leaves
 
 from milo_restore.data import to_tensor
 from milo_restore.errors import ConfigError, DataError, NumericsError
-from milo_restore.models.cleaner import load_cleaner
 from milo_restore.models.diffbir import DiffBIRPipeline, IRControlNet, noise_scheduler, predict
+from milo_restore.models.diffbir.cleaner import load_cleaner
 from milo_restore.models.diffbir.colour import low_frequencies, transfer_colour
 from milo_restore.models.diffbir.components import load_components
 from milo_restore.models.diffbir.prompts import NEGATIVE_PROMPT, PROMPTS_FILE, EncodedPrompts, StoredPrompts

@@ -11,11 +11,11 @@ from PIL import Image
 from safetensors import safe_open
 
 from milo_restore.data import to_tensor, training_photographs
-from milo_restore.data.distorted import DistortedPairs, Pair, centre_square, find_references
 from milo_restore.data.kadid import distort
-from milo_restore.data.latents import encode_pairs
 from milo_restore.errors import ConfigError, DataError, WeightsError
-from milo_restore.models.vae import load_encoder
+from milo_restore.models.diffbir.vae import load_encoder
+from milo_restore.teach.latent_pairs import encode_pairs
+from milo_restore.teach.pairs import DistortedPairs, Pair, centre_square, find_references
 
 PHOTOGRAPHS = training_photographs()[:2]
 

@@ -7,8 +7,8 @@ import types
 import pytest
 from safetensors.torch import save_file
 
-from milo_restore import MILO, doctor
-from milo_restore.cli import main
+from milo_restore import MILO
+from milo_restore.cli import doctor, main
 
 
 def texts(findings, state=None):

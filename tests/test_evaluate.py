@@ -20,7 +20,7 @@ from torch import nn
 from milo_restore import MILO
 from milo_restore.data import find_dataset, held_out_photographs, read_image, to_tensor
 from milo_restore.errors import DataError, NumericsError
-from milo_restore.evaluate import (
+from milo_restore.measure import (
     comparison_grid,
     denoise,
     denoising_samples,

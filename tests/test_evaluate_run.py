@@ -22,22 +22,22 @@ from skimage.metrics import structural_similarity
 from milo_restore import MILO
 from milo_restore.data import evaluation_noise, find_dataset, held_out_photographs, read_image, to_tensor, write_png
 from milo_restore.errors import ConfigError, DataError
-from milo_restore.evaluate import run
-from milo_restore.evaluate.folders import find_images, image_size
-from milo_restore.evaluate.metrics import (
+from milo_restore.measure import run
+from milo_restore.measure.folders import find_images, image_size
+from milo_restore.measure.metrics import (
     Batch,
     MetricUnavailable,
     Protocol,
     check_name,
+    from_pyiqa,
     load_metric,
     load_metrics,
     names,
     needs_reference,
-    pyiqa_metrics,
 )
-from milo_restore.evaluate.opinions.coefficients import correlate_scores
-from milo_restore.evaluate.results import bootstrap_interval, make_results, to_csv, to_json
-from milo_restore.evaluate.run import measure
+from milo_restore.measure.results import bootstrap_interval, make_results, to_csv, to_json
+from milo_restore.measure.run import measure
+from milo_restore.opinions.coefficients import correlate_scores
 
 TESTS = Path(__file__).parent
 CPU = torch.device("cpu")
@@ -184,7 +184,7 @@ def test_clip_can_be_imported_under_todays_setuptools():
     before = "pkg_resources" in sys.modules
     for name in [name for name in sys.modules if name in ("clip", "clip.clip", "pyiqa.archs.clip_imports")]:
         del sys.modules[name]
-    with pyiqa_metrics.pkg_resources():
+    with from_pyiqa.pkg_resources():
         assert importlib.import_module("pyiqa.archs.clip_imports").clip.available_models()
     if not before and importlib.util.find_spec("pkg_resources") is None:
         assert "pkg_resources" not in sys.modules
@@ -197,7 +197,7 @@ def test_the_seed_belongs_to_the_image():
     torch.manual_seed(7)
     drawn = []
     for _ in range(2):
-        with pyiqa_metrics._one_seed(CPU):
+        with from_pyiqa._one_seed(CPU):
             drawn.append((torch.rand(1).item(), np.random.rand()))  # noqa: NPY002
     assert drawn[0] == drawn[1]
     assert torch.rand(1).item() == expected

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from milo_restore.data import SampleKey
-from milo_restore.data.degraded import DegradedPairs
+from milo_restore.data.degraded_patches import DegradedPairs
 from milo_restore.data.latent_cache import (
     cache_latents,
     cached_embeddings,

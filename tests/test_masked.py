@@ -12,7 +12,7 @@ from PIL import Image
 
 from milo_restore.errors import ConfigError, DataError, WeightsError
 from milo_restore.metric import ENHANCED, load_enhanced
-from milo_restore.metric.masked import EMAE, EMSE, EPSNR, ESSIM
+from milo_restore.metric.e_pixel import EMAE, EMSE, EPSNR, ESSIM
 
 CLASSES = {"e-mae": EMAE, "e-mse": EMSE, "e-psnr": EPSNR, "e-ssim": ESSIM}
 

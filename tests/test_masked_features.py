@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from milo_restore.errors import ConfigError, DataError, WeightsError
-from milo_restore.evaluate.metrics import MetricUnavailable, load_metric, needs_reference
-from milo_restore.metric import FEATURE_METRICS, feature_weights, load_feature_metric
-from milo_restore.metric.masked_features import CHANNELS, EDISTS, ELPIPS, EVGG, L2Pool
+from milo_restore.measure.metrics import MetricUnavailable, load_metric, needs_reference
+from milo_restore.metric import FEATURE_METRICS, e_weights, load_feature_metric
+from milo_restore.metric.e_features import CHANNELS, EDISTS, ELPIPS, EVGG, L2Pool
 
 CLASSES = {"e-vgg": EVGG, "e-lpips": ELPIPS, "e-dists": EDISTS}
 MEAN, STD = (torch.tensor(values).double() for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -164,11 +164,11 @@ def published(tmp_path, monkeypatch):
                 state[f"mask_finder_{number}.{layer}.0.weight"] = torch.randn(out, into, 3, 3) * 0.05
                 state[f"mask_finder_{number}.{layer}.0.bias"] = torch.randn(out) * 0.05
         torch.save({**state, "stage1.0.weight": torch.zeros(1)}, folder / kind.file)
-        blobs[name] = feature_weights.git_blob(folder / kind.file)
+        blobs[name] = e_weights.git_blob(folder / kind.file)
     torch.save({part: torch.rand(1, sum(EDISTS.channels), 1, 1) for part in ("alpha", "beta")}, folder / "DISTS.pth")
     digest = hashlib.sha256((folder / "DISTS.pth").read_bytes()).hexdigest()
-    monkeypatch.setattr(feature_weights, "DISTS_SHA256", digest)
-    monkeypatch.setattr(feature_weights, "BLOBS", blobs)
+    monkeypatch.setattr(e_weights, "DISTS_SHA256", digest)
+    monkeypatch.setattr(e_weights, "BLOBS", blobs)
     return folder
 
 
@@ -181,7 +181,7 @@ def backbone(tmp_path, monkeypatch):
     path.parent.mkdir(parents=True)
     features = vgg16(weights=None).features.state_dict()
     torch.save({f"features.{key}": value for key, value in features.items()}, path)
-    monkeypatch.setattr(feature_weights, "BACKBONE_SHA256", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
+    monkeypatch.setattr(e_weights, "BACKBONE_SHA256", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
     return path
 
 
@@ -215,7 +215,7 @@ def test_a_hash_is_gits(tmp_path):
     theirs = subprocess.run(
         ["git", "hash-object", str(file)], capture_output=True, text=True, check=True
     ).stdout.strip()
-    assert feature_weights.git_blob(file) == theirs
+    assert e_weights.git_blob(file) == theirs
 
 
 def test_another_file_is_refused_by_its_hash(published, backbone):

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from milo_restore.errors import ConfigError, DataError
-from milo_restore.evaluate.opinions import layouts, tables
-from milo_restore.evaluate.opinions.datasets import kadid_references, opinion_pairs, present_pairs
+from milo_restore.opinions import layouts, score_files
+from milo_restore.opinions.datasets import kadid_references, opinion_pairs, present_pairs
 
 IMAGES = {
     "csiq": (["src_imgs/1600.png", "src_imgs/woman.png"],
@@ -189,7 +189,7 @@ def test_the_kadid_split(tree):
 )
 def test_the_published_tables(shared, dataset, table, count, kinds, first):
     path = shared / "data" / "iqa" / table
-    rows = tables.read_rows(layouts.LAYOUTS[dataset], shared, path, complete=True)
+    rows = score_files.read_rows(layouts.LAYOUTS[dataset], shared, path, complete=True)
     assert len(rows) == count
     assert len({row.kind for row in rows}) == kinds
     assert (rows[0].reference, rows[0].distorted, rows[0].score) == first

@@ -15,12 +15,13 @@ from safetensors.torch import save_file
 
 from milo_restore import MILO
 from milo_restore.errors import ConfigError, DataError, WeightsError
-from milo_restore.evaluate.opinions import pseudo_mos
-from milo_restore.evaluate.opinions.datasets import OpinionPair
-from milo_restore.evaluate.opinions.logistic import LogisticFit, fit_logistic
-from milo_restore.evaluate.opinions.pseudo_mos import Member, MosMap, PseudoMOS, fit_maps, load_member
-from milo_restore.metric.masked import EMSE, EPSNR
+from milo_restore.metric import ensemble
+from milo_restore.metric.e_pixel import EMSE, EPSNR
+from milo_restore.metric.ensemble import Member, MosMap, PseudoMOS, load_member
 from milo_restore.metric.weights import WeightsInfo
+from milo_restore.opinions.datasets import OpinionPair
+from milo_restore.opinions.logistic import LogisticFit, fit_logistic
+from milo_restore.teach.maps import fit_maps
 
 
 def invented(cls, name, map_=None):
@@ -228,7 +229,7 @@ def test_fits_that_say_nothing_are_refused(pairs, tmp_path, monkeypatch):
         fit_maps("mini", pairs[:3], target)
     assert not fit_logistic([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]).converged
     monkeypatch.setattr(
-        "milo_restore.evaluate.opinions.logistic.fit_logistic",
+        "milo_restore.teach.maps.fit_logistic",
         lambda x, y: LogisticFit((1, 5, 0, 1), False, "for a test"),
     )
     with pytest.raises(DataError, match="did not converge .for a test."):
@@ -244,4 +245,4 @@ def test_opinions_of_other_scales_are_refused(tmp_path, score, higher_better):
 
 
 def test_members_are_all_loadable_names():
-    assert pseudo_mos.MEMBERS == ("official", "mini", "e-mae", "e-mse", "e-psnr", "e-ssim")
+    assert ensemble.MEMBERS == ("official", "mini", "e-mae", "e-mse", "e-psnr", "e-ssim")

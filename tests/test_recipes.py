@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from milo_restore import Restormer
 from milo_restore.config import load_config
 from milo_restore.errors import ConfigError
-from milo_restore.evaluate.tables import load_table
+from milo_restore.paper import load_table
 
 RECIPES = REPOSITORY / "recipes"
 TINY = [

@@ -17,8 +17,8 @@ from report_runs import measured_runs
 from milo_restore.cli import main
 from milo_restore.data import read_image
 from milo_restore.errors import ConfigError, DataError
-from milo_restore.evaluate.report import write_report
-from milo_restore.evaluate.report.collect import group_runs, read_runs
+from milo_restore.report import write_report
+from milo_restore.report.collect import group_runs, read_runs
 
 STRANGE = '<img src=x onerror=alert("1")>'
 

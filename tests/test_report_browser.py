@@ -6,7 +6,7 @@ import pytest
 from browser import Opened, chromium
 from report_runs import measured_runs
 
-from milo_restore.evaluate.report import write_report
+from milo_restore.report import write_report
 
 
 @pytest.fixture(scope="module")

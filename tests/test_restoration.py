@@ -8,8 +8,8 @@ import torch
 
 from milo_restore.data import to_uint8
 from milo_restore.errors import DataError, NumericsError
-from milo_restore.evaluate import restoration
-from milo_restore.evaluate.grid import heat_map
+from milo_restore.measure import restoration
+from milo_restore.show.grid import heat_map
 
 
 def pairs_of(count=3):

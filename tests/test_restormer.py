@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from milo_restore.errors import ConfigError, DataError, WeightsError
+from milo_restore.files.state import read_state_file
 from milo_restore.models.restormer import Restormer, _pad, infer_arguments
 from milo_restore.models.restormer_blocks import BiasFreeBody, cosines
-from milo_restore.state_file import read_state_file
 
 SMALL = {"dim": 8, "num_blocks": (1, 1, 1, 2), "num_refinement_blocks": 1}
 

@@ -12,9 +12,9 @@ from test_recipes import load_recipe
 
 from milo_restore.config import load_config
 from milo_restore.errors import ConfigError, DataError
-from milo_restore.evaluate.tables import NUMBERS, SCALES, find_rows, jobs_of, load_table, plan, render
-from milo_restore.evaluate.tables.definition import Column, Group, Milo, Row, Scale, Scales, Table
-from milo_restore.evaluate.tables.plan import slug
+from milo_restore.paper import NUMBERS, SCALES, find_rows, jobs_of, load_table, plan, render
+from milo_restore.paper.definition import Column, Group, Milo, Row, Scale, Scales, Table
+from milo_restore.paper.plan import slug
 
 RECIPES = REPOSITORY / "recipes"
 OUT = Path("out")

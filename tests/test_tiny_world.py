@@ -21,7 +21,7 @@ from milo_restore.data.kadid import LEVELS, distort
 from milo_restore.errors import WeightsError
 from milo_restore.metric.weights import SHIPPED
 from milo_restore.models import tiny
-from milo_restore.models.cleaner import load_cleaner
+from milo_restore.models.diffbir.cleaner import load_cleaner
 from milo_restore.models.diffbir.components import load_components
 from milo_restore.models.diffbir.control import IRControlNet
 

@@ -20,14 +20,14 @@ from train_tiny import Patches, Tiny, l1, settings
 from milo_restore import MILO, LatentMILO
 from milo_restore.config import load_config
 from milo_restore.data import held_out_photographs, list_images, read_image, to_tensor, write_png
-from milo_restore.data.distorted import DistortedPairs, centre_square
 from milo_restore.data.kadid import distort
 from milo_restore.errors import ConfigError, WeightsError
-from milo_restore.evaluate.opinions import agreement as agreement_room
-from milo_restore.evaluate.opinions.agreement import agreement, as_they_are, held_out_pairs, mask_agreement
-from milo_restore.evaluate.opinions.datasets import OpinionPair
-from milo_restore.loss.distillation import Hints, follow, mask_divergence
-from milo_restore.loss.mos import MOSTraining, initialise
+from milo_restore.opinions.datasets import OpinionPair
+from milo_restore.teach import agreement as agreement_room
+from milo_restore.teach.agreement import agreement, as_they_are, held_out_pairs, mask_agreement
+from milo_restore.teach.distillation import Hints, follow, mask_divergence
+from milo_restore.teach.pairs import DistortedPairs, centre_square
+from milo_restore.teach.student import MOSTraining, initialise
 from milo_restore.train import Stage, TrainSettings, fit, learning_rate
 from milo_restore.train.checkpoint import clean, verify
 

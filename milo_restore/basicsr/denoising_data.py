@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from milo_restore.data.images import list_images, read_image
 from milo_restore.data.noise import draw_noise, evaluation_input, noise_range
-from milo_restore.data.patches import orient
+from milo_restore.data.noisy_patches import orient
 from milo_restore.errors import ConfigError, DataError
 
 __all__ = ["Dataset_GaussianDenoising"]

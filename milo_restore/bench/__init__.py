@@ -17,7 +17,7 @@ from milo_restore.bench.losses import BenchSettings, format_report, run_bench
 from milo_restore.bench.swinir import PATCH, format_swinir_report, run_swinir_bench
 from milo_restore.bench.training import format_training_report, run_training_bench
 from milo_restore.errors import ConfigError
-from milo_restore.output import check_target, write_text
+from milo_restore.files.write import check_target, write_text
 
 __all__ = [
     "BenchSettings",

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from milo_restore.bench.losses import BenchSettings, _lpips
 from milo_restore.bench.timing import interleaved, machine, peak_mib, ratio
-from milo_restore.cli.metric import choose_device
 from milo_restore.errors import ConfigError
 from milo_restore.loss import DiffusionLoss, DiffusionLossSettings, MILOLoss, clean_latent, gradient_cosines
 from milo_restore.loss.cosine import cosine_line
 from milo_restore.models.diffbir import noise_scheduler
+from milo_restore.processes import choose_device
 
 Networks = Literal["sd", "quarter", "tiny"]
 WIDTHS: dict[str, tuple[int, int, int]] = {"sd": (128, 320, 1024), "quarter": (32, 80, 256), "tiny": (8, 16, 32)}
@@ -113,9 +113,9 @@ def cosine_rows(weights: str) -> dict[str, Any]:
         ``weights``; ``rows``: by label, the cosines by timestep.
     """
     from milo_restore.data import evaluation_input, to_tensor
-    from milo_restore.data.collection import centre_crop, load_collection
-    from milo_restore.models.cleaner import load_cleaner
+    from milo_restore.data.image_sets import centre_crop, load_collection
     from milo_restore.models.diffbir import predict
+    from milo_restore.models.diffbir.cleaner import load_cleaner
     from milo_restore.models.diffbir.components import load_components
 
     world, cleaner = load_components("tiny"), load_cleaner("tiny:denoise")

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from milo_restore.bench.timing import interleaved, machine, native_bfloat16, peak_mib, ratio
-from milo_restore.cli.metric import choose_device
 from milo_restore.errors import ConfigError
 from milo_restore.loss import L1Loss, MILOLoss
+from milo_restore.processes import choose_device
 
 PLAIN = Path(__file__).resolve().parents[2] / "tests" / "plain_milo.py"
 """Where a source checkout keeps the plain transcription; an installed wheel has none."""

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 import milo_restore.compat  # noqa: F401  (before basicsr, which it makes importable)
 from milo_restore.bench.losses import BenchSettings
 from milo_restore.bench.timing import interleaved, machine, ratio
-from milo_restore.cli.metric import choose_device
 from milo_restore.errors import ConfigError
 from milo_restore.loss import L1Loss, MILOLoss
+from milo_restore.processes import choose_device
 
 SCALES = (2, 4)
 PATCH = 64

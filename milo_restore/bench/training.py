@@ -20,11 +20,11 @@ from milo_restore.bench.restormer import BATCH as CROPS
 from milo_restore.bench.restormer import COMPILED, measure_programs, measure_settings
 from milo_restore.bench.restormer import PATCH as SIDE
 from milo_restore.bench.timing import interleaved, machine, ratio
-from milo_restore.cli.metric import choose_device
 from milo_restore.data import SampleKey, training_photographs
-from milo_restore.data.distorted import DistortedPairs
-from milo_restore.loss.mos import MOSTraining, Predictions
 from milo_restore.metric import MILO
+from milo_restore.processes import choose_device
+from milo_restore.teach.pairs import DistortedPairs
+from milo_restore.teach.student import MOSTraining, Predictions
 from milo_restore.train import Stage, TrainSettings, fit
 
 WORKERS = 2

@@ -87,7 +87,7 @@ COMMANDS = {
         "milo-restore assets fetch milo Set12",
     ),
     "doctor": Command(
-        "milo_restore.doctor",
+        "milo_restore.cli.doctor",
         "show versions, devices, weights and data sets, and what to do about what is missing",
         "milo-restore doctor",
     ),

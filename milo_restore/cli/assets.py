@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from milo_restore.errors import ConfigError, MiloRestoreError
 
 if TYPE_CHECKING:
-    from milo_restore.assets import AssetStatus
+    from milo_restore.files import AssetStatus
 
 _ALL = "all"
 
@@ -47,25 +47,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """List, fetch or verify."""
-    from milo_restore import assets
+    from milo_restore import files
 
     root = arguments.root
     if root is not None and not root.expanduser().is_dir():
         raise ConfigError("no such folder", where=f"--root {root}", mend="Make it first")
-    known = (*assets.WEIGHTS, *assets.DATASETS)
+    known = (*files.WEIGHTS, *files.DATASETS)
     metrics = arguments.metrics if arguments.action == "fetch" else []
     if arguments.action == "fetch" and not arguments.names and not metrics:
         raise ConfigError("name what to fetch", mend=f"Known: {', '.join(known)}; or '{_ALL}'")
     everything = (not arguments.names and not metrics) or arguments.names == [_ALL]
     names = known if everything else arguments.names
     if everything and arguments.action == "fetch":
-        names = [name for name in known if assets.can_fetch(name)]
+        names = [name for name in known if files.can_fetch(name)]
     if arguments.action == "list":
-        print(status_table([assets.asset_status(name, root) for name in names]))
+        print(status_table([files.asset_status(name, root) for name in names]))
         return 0
     if arguments.action == "verify" and not arguments.names:
-        return _verify_what_is_there([assets.asset_status(name, root) for name in names])
-    act = assets.fetch_asset if arguments.action == "fetch" else assets.verify_asset
+        return _verify_what_is_there([files.asset_status(name, root) for name in names])
+    act = files.fetch_asset if arguments.action == "fetch" else files.verify_asset
     failures: list[MiloRestoreError] = []
     for name in names:
         try:
@@ -84,7 +84,7 @@ def _fetch_metrics(names: Sequence[str]) -> list[MiloRestoreError]:
     """Download what metrics need, say where it lies, and return what could not be had."""
     if not names:
         return []
-    from milo_restore.evaluate.metrics import fetch_metrics, weight_folders
+    from milo_restore.measure.metrics import fetch_metrics, weight_folders
 
     failures = []
     for name, found in fetch_metrics(names):

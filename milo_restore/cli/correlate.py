@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from milo_restore.errors import ConfigError
-from milo_restore.output import check_target, write_text
+from milo_restore.files.write import check_target, write_text
 
 if TYPE_CHECKING:
-    from milo_restore.evaluate.opinions.coefficients import Coefficient, Correlation
-    from milo_restore.evaluate.opinions.datasets import OpinionPair
-    from milo_restore.evaluate.opinions.scores import MetricResult
+    from milo_restore.opinions.coefficients import Coefficient, Correlation
+    from milo_restore.opinions.correlate import MetricResult
+    from milo_restore.opinions.datasets import OpinionPair
 
 _DATASETS = ("csiq", "tid2013", "kadid10k", "pipal")
 _SPLITS = ("kadid-train", "kadid-test")
@@ -96,12 +96,12 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _measure(arguments: argparse.Namespace) -> Run:
-    from milo_restore.assets import cache_folder
-    from milo_restore.cli.metric import choose_device
-    from milo_restore.evaluate.metrics import FULL_REFERENCE, Protocol, check_name, load_metrics, needs_reference
-    from milo_restore.evaluate.opinions.datasets import opinion_pairs, present_pairs
-    from milo_restore.evaluate.opinions.scores import correlate_metric, hash_pairs
-    from milo_restore.evaluate.score_cache import ScoreCache
+    from milo_restore.files import cache_folder
+    from milo_restore.measure.cache import ScoreCache
+    from milo_restore.measure.metrics import FULL_REFERENCE, Protocol, check_name, load_metrics, needs_reference
+    from milo_restore.opinions.correlate import correlate_metric, hash_pairs
+    from milo_restore.opinions.datasets import opinion_pairs, present_pairs
+    from milo_restore.processes import choose_device
 
     everything = arguments.metrics == ["all"]
     names = list(FULL_REFERENCE) if everything else list(dict.fromkeys(arguments.metrics))
@@ -201,7 +201,7 @@ def _csv(run: Run) -> str:
 
 
 def _json(arguments: argparse.Namespace, run: Run) -> str:
-    from milo_restore.evaluate.opinions.coefficients import RESAMPLES
+    from milo_restore.opinions.coefficients import RESAMPLES
 
     metrics = []
     for result in run.results:

@@ -48,8 +48,8 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"nothing to do: all results are in {arguments.output}")
         return 0
 
-    from milo_restore.assets.files import sha256_of
-    from milo_restore.cli.metric import choose_device
+    from milo_restore.files.download import sha256_of
+    from milo_restore.processes import choose_device
 
     device = choose_device(arguments.device)
     model, weights = load_model(arguments.model)
@@ -89,7 +89,7 @@ def _denoise_all(model: Restormer, jobs: list[Job], sigma: float | None, device:
 
     from milo_restore.data import evaluation_input
     from milo_restore.data.images import read_image, to_tensor, write_png
-    from milo_restore.evaluate import denoise
+    from milo_restore.measure import denoise
 
     for job in tqdm(jobs, desc="denoising", unit="image", disable=None):
         image = read_image(job.source)

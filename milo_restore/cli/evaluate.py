@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from milo_restore.errors import ConfigError
-from milo_restore.output import check_target, write_text
+from milo_restore.files.write import check_target, write_text
 
 if TYPE_CHECKING:
     import torch
 
-    from milo_restore.evaluate.metrics import Protocol
+    from milo_restore.measure.metrics import Protocol
 
 _NAMED = 8
 _PROTOCOLS = ("denoising", "super-resolution", "super-resolution-y")
@@ -72,12 +72,12 @@ def main(arguments: argparse.Namespace) -> int:
             check_target(file)
     device = _start(arguments.device)
 
-    from milo_restore.assets import cache_folder
-    from milo_restore.evaluate.folders import find_images
-    from milo_restore.evaluate.metrics import check_name, load_metrics, needs_reference
-    from milo_restore.evaluate.results import make_results, results_table, to_csv, to_json
-    from milo_restore.evaluate.run import measure
-    from milo_restore.evaluate.sharing import counted
+    from milo_restore.files import cache_folder
+    from milo_restore.measure.folders import find_images
+    from milo_restore.measure.metrics import check_name, load_metrics, needs_reference
+    from milo_restore.measure.results import make_results, results_table, to_csv, to_json
+    from milo_restore.measure.run import measure
+    from milo_restore.show.text import counted
 
     protocol = _protocol(arguments)
     for name in arguments.metrics:
@@ -112,7 +112,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _start(name: str | None) -> torch.device:
     """The device; where ``accelerate launch`` started several processes, they find each other here."""
-    from milo_restore.cli.metric import choose_device
+    from milo_restore.processes import choose_device
 
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return choose_device(name)
@@ -126,7 +126,7 @@ def _start(name: str | None) -> torch.device:
 
 
 def _protocol(arguments: argparse.Namespace) -> Protocol:
-    from milo_restore.evaluate.metrics import PROTOCOLS, Protocol
+    from milo_restore.measure.metrics import PROTOCOLS, Protocol
 
     preset = PROTOCOLS[arguments.protocol]
     border = preset.border if arguments.border is None else arguments.border
@@ -135,7 +135,7 @@ def _protocol(arguments: argparse.Namespace) -> Protocol:
 
 def _notes(results: Mapping[str, Any], computed: Mapping[str, int]) -> list[str]:
     """What a reader of the table must know: sources, weights, surrogates, failures."""
-    from milo_restore.evaluate.sharing import counted
+    from milo_restore.show.text import counted
 
     lines = []
     for name, about in results["metrics"].items():

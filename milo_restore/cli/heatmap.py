@@ -7,7 +7,7 @@ from pathlib import Path
 
 from milo_restore.cli.metric import add_metric_arguments, load_metric, pair_error, read_pair
 from milo_restore.errors import ConfigError, DataError
-from milo_restore.output import check_target
+from milo_restore.files.write import check_target
 
 MAP_TOP = 0.869
 MASK_TOP = 4.0
@@ -38,7 +38,7 @@ def main(arguments: argparse.Namespace) -> int:
     import torch
 
     from milo_restore.data.images import write_png
-    from milo_restore.evaluate.grid import heat_map, with_colour_bar
+    from milo_restore.show.grid import heat_map, with_colour_bar
 
     top = arguments.top if arguments.top is not None else MASK_TOP if arguments.mask else MAP_TOP
     if not 0 < top < float("inf"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from milo_restore.errors import ConfigError, DataError
-from milo_restore.output import write_text
+from milo_restore.files.write import write_text
 
 _NAMED = 8
 
@@ -39,7 +39,7 @@ def find_jobs(source: Path, output: Path) -> list[Job]:
     Raises:
         DataError: there are none, two would get one name, or results would lie among the images.
     """
-    from milo_restore.assets.datasets import SUFFIXES
+    from milo_restore.files.datasets import SUFFIXES
 
     if not source.exists():
         raise DataError("no such file or folder", where=source)

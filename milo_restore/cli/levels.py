@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from milo_restore.cli.metric import add_metric_arguments, load_metric
 from milo_restore.errors import ConfigError, DataError
-from milo_restore.output import check_target, write_text
+from milo_restore.files.write import check_target, write_text
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from milo_restore.data.kadid import Distortion
-    from milo_restore.evaluate.levels import Prediction
+    from milo_restore.show.levels import Prediction
 
     Picture = NDArray[np.uint8]
 
@@ -145,7 +145,7 @@ def distortion_table() -> str:
 
 def _predict(arguments: argparse.Namespace, kind: Distortion) -> None:
     from milo_restore.data import write_png
-    from milo_restore.evaluate.levels import draw_figure, predictions
+    from milo_restore.show.levels import draw_figure, predictions
 
     images = _images(arguments.images, 3)
     steps = [_steps(name, image, kind, arguments.seed) for name, image in images]
@@ -165,8 +165,8 @@ def _predict_all(arguments: argparse.Namespace) -> None:
 
     from milo_restore.data import write_png
     from milo_restore.data.kadid import DISTORTIONS
-    from milo_restore.evaluate.levels import draw_all, predictions
-    from milo_restore.evaluate.sharing import text_table
+    from milo_restore.show.levels import draw_all, predictions
+    from milo_restore.show.text import text_table
 
     images = _images(arguments.images, 3)
     metric, device = load_metric(arguments.weights, latent=False, device=arguments.device)
@@ -217,7 +217,7 @@ def _csv(found: Sequence[tuple[Distortion, Sequence[Sequence[Prediction]]]]) -> 
 
 def _write_sheet(arguments: argparse.Namespace) -> None:
     from milo_restore.data import held_out_photographs, write_png
-    from milo_restore.evaluate.levels import draw_sheet
+    from milo_restore.show.levels import draw_sheet
 
     # The cat: fur shows blur, the smooth background noise and blocks.
     name, image = _images(arguments.images, 1)[0] if arguments.images else held_out_photographs()[0]

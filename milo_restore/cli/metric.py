@@ -10,7 +10,8 @@ import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from milo_restore.errors import ConfigError, DataError
+from milo_restore.errors import DataError
+from milo_restore.processes import choose_device
 
 if TYPE_CHECKING:
     import torch
@@ -52,25 +53,6 @@ def load_metric(weights: str, *, latent: bool, device: str | None) -> tuple[Mask
     place = choose_device(device)
     metric: MaskedError = (LatentMILO if latent else MILO)(weights)
     return metric.to(place), place
-
-
-def choose_device(name: str | None) -> torch.device:
-    """The device of ``--device``; without one, a GPU where there is one.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    import torch
-
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise ConfigError(f"cannot be used here ({reason})", where=f"--device {name}", mend="Use cpu") from error
-    return device
 
 
 def read_pair(reference: Path, distorted: Path, *, latent: bool) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from milo_restore.output import check_target
+from milo_restore.files.write import check_target
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Read, draw, write."""
     check_target(arguments.out)
 
-    from milo_restore.evaluate.report import write_report
+    from milo_restore.report import write_report
 
     line = write_report(
         arguments.runs,

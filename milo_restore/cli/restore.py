@@ -12,8 +12,12 @@ from milo_restore.errors import ConfigError, MiloRestoreError, WeightsError
 if TYPE_CHECKING:
     from milo_restore.models.diffbir import DiffBIRPipeline
 
-TASKS = ("sr", "denoise", "face")  # as milo_restore.models.cleaner and .diffbir have them; torch need not come for
-VERSIONS = ("v1", "v2", "v2.1")  # --help
+TASKS = (
+    "sr",
+    "denoise",
+    "face",
+)  # as the diffbir room has them; torch need not come for --help
+VERSIONS = ("v1", "v2", "v2.1")
 DTYPES = ("float32", "bfloat16", "float16")
 UPSCALE = {"sr": 4.0, "denoise": 1.0, "face": 1.0}
 TILE = 512
@@ -110,10 +114,10 @@ def load_pipeline(arguments: argparse.Namespace) -> tuple[DiffBIRPipeline, dict[
     """
     import torch
 
-    from milo_restore.cli.metric import choose_device
-    from milo_restore.models.cleaner import load_cleaner
     from milo_restore.models.diffbir import DiffBIRPipeline, noise_scheduler
+    from milo_restore.models.diffbir.cleaner import load_cleaner
     from milo_restore.models.diffbir.components import load_components, load_control
+    from milo_restore.processes import choose_device
 
     device, dtype = choose_device(arguments.device), getattr(torch, arguments.dtype)
     parts = load_components(arguments.model, device=device, dtype=dtype)
@@ -158,7 +162,7 @@ def _version(asked: str | None, predicts: str) -> str:
 
 
 def _default_cleaner(arguments: argparse.Namespace, version: str, folder: Path) -> str | Path:
-    from milo_restore.models.cleaner import published_cleaner
+    from milo_restore.models.diffbir.cleaner import published_cleaner
     from milo_restore.models.diffbir.convert import CLEANER_FILE
 
     if arguments.model == "tiny":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from milo_restore.cli.files import find_pairs
 from milo_restore.cli.metric import LATENT_SUFFIXES, add_metric_arguments, load_metric, pair_error, read_pair
 from milo_restore.errors import DataError
-from milo_restore.output import check_target, write_text
+from milo_restore.files.write import check_target, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor

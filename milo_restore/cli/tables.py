@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from milo_restore.cli.table_jobs import LAUNCH, JobFailed, run_job, terminable
 from milo_restore.errors import ConfigError
-from milo_restore.output import write_text
+from milo_restore.paper.jobs import LAUNCH, terminable
 
 if TYPE_CHECKING:
-    from milo_restore.evaluate.tables import Cell, Job, Table
+    from milo_restore.paper import Cell, Table
 
 RECIPES = Path("recipes")
-STYLES = {"text": "txt", "markdown": "md", "latex": "tex"}
 _NUMBERS = ("1", "2", "3", "4", "all")
 _SCALES = ("smoke", "lite", "paper")
 _FAILED = 1
@@ -57,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Plan, run what is missing, print."""
-    from milo_restore.evaluate.tables import NUMBERS, find_rows, load_table, plan, wanted_metrics
+    from milo_restore.cli import main as command
+    from milo_restore.paper import NUMBERS, find_rows, load_table, plan, wanted_metrics
+    from milo_restore.paper.reproduce import available_metrics, run_missing, write_tables
 
     numbers = NUMBERS if arguments.number == "all" else (int(arguments.number),)
     if arguments.only and len(numbers) > 1:
@@ -72,13 +71,13 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
     names = {name for table in tables for name in wanted_metrics(table, scale)}
     skip = arguments.skip_unavailable or scale == "smoke"
-    available = _available(sorted(names), skip=skip or arguments.dry_run)
+    available = available_metrics(sorted(names), skip=skip or arguments.dry_run)
     if arguments.dry_run:
         _print_plan(tables, cells, available)
         return 0
     with terminable():
-        reasons, broken = _run(tables, cells, available, scale, out, arguments.launch, skip=skip)
-    _write_tables(tables, every, scale, out, reasons)
+        reasons, broken = run_missing(tables, cells, available, scale, out, arguments.launch, command, skip=skip)
+    write_tables(tables, every, scale, out, reasons)
     if not arguments.no_report:
         _report(every, scale, out)
     if broken:
@@ -86,131 +85,10 @@ def main(arguments: argparse.Namespace) -> int:
     return _FAILED if broken else 0
 
 
-def _available(names: Sequence[str], *, skip: bool) -> set[str]:
-    """The metrics that can be had here, tried before anything is trained.
-
-    Raises:
-        MetricUnavailable: some cannot, and are not to be skipped.
-    """
-    import torch
-
-    from milo_restore.evaluate.metrics import Protocol, load_metrics
-
-    metrics, unavailable = load_metrics(names, Protocol(), torch.device("cpu"), skip_unavailable=skip)
-    for name, error in unavailable.items():
-        print(f"milo-restore: {name} is unavailable: {error.what}", file=sys.stderr)
-    return {metric.name for metric in metrics}
-
-
-def _run(
-    tables: Sequence[Table],
-    cells: dict[int, list[Cell]],
-    available: set[str],
-    scale: str,
-    out: Path,
-    launch: str,
-    *,
-    skip: bool,
-) -> tuple[dict[Path, str], list[str]]:
-    """Run what is missing. Returns why cells are missing, by folder, and what failed that should not have."""
-    from tqdm import tqdm
-
-    from milo_restore.evaluate.tables import jobs_of
-
-    todo = [(table, cell) for table in tables for cell in cells[table.number] if not _finished(cell, available)]
-    jobs = jobs_of(cell for _, cell in todo)
-    owners = {cell.folder: (table, cell) for table, cell in todo}
-    failed: dict[Path, JobFailed] = {}
-    broken: list[str] = []
-    bar = tqdm(jobs, desc="tables", unit="command", disable=None)
-    for place, job in enumerate(bar, 1):
-        first = next((failed[folder] for folder in job.needs if folder in failed), None)
-        if first is not None:
-            failed[job.folder] = first
-            continue
-        if job.done is not None and job.done.is_file() and job.folder not in owners:
-            continue
-        bar.set_postfix_str(job.title)
-        try:
-            seconds = run_job(job, out / "logs", launch)
-        except JobFailed as error:
-            if error.mendable and not skip:
-                raise
-            failed[job.folder] = error
-            broken += [] if error.mendable else [f"{job.title} ({error})"]
-            bar.write(f"[{place}/{len(jobs)}] {job.title}: {error}", file=sys.stderr)
-            continue
-        if job.folder in owners:
-            _write_provenance(*owners[job.folder], scale)
-        bar.write(f"[{place}/{len(jobs)}] {job.title}: {seconds:.0f} s", file=sys.stderr)
-    reasons = {cell.folder: cell.absent for _, cell in todo if cell.absent}
-    return {**reasons, **{folder: f"not run: {error.what}" for folder, error in failed.items()}}, broken
-
-
-def _finished(cell: Cell, available: set[str]) -> bool:
-    """Whether a cell's results are there, with all metrics that can be had now, made by the commands of today.
-
-    Raises:
-        ConfigError: they were made by other commands.
-    """
-    from milo_restore.evaluate.results import read_results
-    from milo_restore.evaluate.tables.plan import PROVENANCE, RESULTS
-
-    if cell.absent or not (cell.folder / RESULTS).is_file():
-        return bool(cell.absent)
-    record = cell.folder / PROVENANCE
-    if not record.is_file():
-        return False  # measured by hand: what is known of it is read from the cache
-    before = json.loads(record.read_text(encoding="utf-8"))["commands"]
-    if before != [job.text for job in cell.jobs]:
-        mend = "Move the folder away, or name another --out"
-        raise ConfigError("was made by other commands than today's", where=cell.folder, mend=mend)
-    measured = read_results(cell.folder / RESULTS)["metrics"]
-    return all(name in measured or name not in available for name in _measured_by(cell.jobs[-1]))
-
-
-def _measured_by(job: Job) -> tuple[str, ...]:
-    start = job.command.index("--metrics") + 1
-    return job.command[start : job.command.index("--skip-unavailable")]
-
-
-def _write_provenance(table: Table, cell: Cell, scale: str) -> None:
-    """What a cell was made by, for the report and for the next call."""
-    from milo_restore.evaluate.tables.plan import PROVENANCE
-    from milo_restore.evaluate.tables.provenance import provenance
-
-    text = json.dumps(provenance(table, cell, scale), indent=1, ensure_ascii=False)
-    write_text(cell.folder / PROVENANCE, text + "\n")
-
-
-def _write_tables(
-    tables: Sequence[Table], every: dict[int, list[Cell]], scale: Any, out: Path, reasons: dict[Path, str]
-) -> None:
-    """Every table with all that is there, in three formats; the text is printed."""
-    from milo_restore.evaluate.results import read_results
-    from milo_restore.evaluate.tables import render
-    from milo_restore.evaluate.tables.plan import PROVENANCE, RESULTS
-
-    for table in tables:
-        found: dict[tuple[str, str], Any] = {}
-        for cell in every[table.number]:
-            key = (cell.row.method, cell.group.name)
-            if cell.folder in reasons or cell.absent:
-                found[key] = reasons.get(cell.folder) or cell.absent
-            elif (cell.folder / PROVENANCE).is_file() and (cell.folder / RESULTS).is_file():
-                found[key] = read_results(cell.folder / RESULTS)
-        for style, suffix in STYLES.items():
-            text = render(table, scale, found, style)  # type: ignore[arg-type]
-            write_text(out / f"table{table.number}.{suffix}", text)
-            if style == "text":
-                print(text)
-    print(f"tables: {out}/table*.txt, .md, .tex")
-
-
 def _report(every: dict[int, list[Cell]], scale: str, out: Path) -> None:
     """One page of everything that is there."""
     from milo_restore.cli import main as command
-    from milo_restore.evaluate.tables.plan import PROVENANCE
+    from milo_restore.paper.plan import PROVENANCE
 
     folders = [str(cell.folder) for cells in every.values() for cell in cells if (cell.folder / PROVENANCE).is_file()]
     if folders:
@@ -233,9 +111,11 @@ def _print_commands(tables: Sequence[Table], cells: dict[int, list[Cell]]) -> No
 
 
 def _print_plan(tables: Sequence[Table], cells: dict[int, list[Cell]], available: set[str]) -> None:
+    from milo_restore.paper.reproduce import is_finished
+
     for table in tables:
         print(f"Table {table.number}: {table.title}")
         for cell in cells[table.number]:
-            state = cell.absent or ("finished" if _finished(cell, available) else None)
+            state = cell.absent or ("finished" if is_finished(cell, available) else None)
             missing = [job.title for job in cell.jobs if job.done is None or not job.done.is_file()]
             print(f"  {cell.row.method}, {cell.group.name}: {state or 'to do: ' + ', '.join(missing)}")

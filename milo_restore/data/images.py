@@ -14,9 +14,9 @@ from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from milo_restore.assets.datasets import SUFFIXES
 from milo_restore.errors import DataError, MiloRestoreError, NumericsError
-from milo_restore.output import replacing
+from milo_restore.files.datasets import SUFFIXES
+from milo_restore.files.write import replacing
 
 _TO_RGB = "Convert it to 8-bit RGB first"
 _PLAIN = {"RGB", "L", "1", "P"}

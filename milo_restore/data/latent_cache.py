@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from milo_restore.data.keys import SampleKey, epoch_order
 from milo_restore.errors import ConfigError, DataError
-from milo_restore.output import replacing, write_text
+from milo_restore.files.write import replacing, write_text
 
 Encode = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 """Degraded images and targets, (N, 3, p, p), to named latents, (N, 4, p / 8, p / 8) each."""

@@ -1,8 +1,8 @@
 """MILO itself, on RGB images and on latents, and the masking-enhanced metrics that it grew out of."""
 
-from milo_restore.metric.feature_weights import FEATURE_METRICS, load_feature_metric
-from milo_restore.metric.masked import ENHANCED, EnhancedMetric, load_enhanced
-from milo_restore.metric.masked_features import MaskedFeatureMetric
+from milo_restore.metric.e_features import MaskedFeatureMetric
+from milo_restore.metric.e_pixel import ENHANCED, EnhancedMetric, load_enhanced
+from milo_restore.metric.e_weights import FEATURE_METRICS, load_feature_metric
 from milo_restore.metric.milo import MILO, LatentMILO, MaskedError
 from milo_restore.metric.network import N_SCALES
 from milo_restore.metric.weights import Agreement, WeightsInfo

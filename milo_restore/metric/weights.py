@@ -12,9 +12,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from milo_restore.assets import fetch_weights, find_weights, weights_path
 from milo_restore.errors import WeightsError
-from milo_restore.state_file import read_state_file
+from milo_restore.files import fetch_weights, find_weights, weights_path
+from milo_restore.files.state import read_state_file
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 AUTO_TIMEOUT = 5.0
@@ -73,7 +73,7 @@ def load_weights(name: str | Path, asset: str, shipped: str | None) -> tuple[dic
         name: ``official``, ``mini``, ``auto`` (``official`` where it is at hand or can be downloaded within seconds,
             else ``mini``; which, and why, is said once on stderr), or the path of a .pth (read with
             ``weights_only=True``) or .safetensors file.
-        asset: what ``official`` means to `milo_restore.assets`.
+        asset: what ``official`` means to `milo_restore.files`.
         shipped: file name that ``mini`` means in `SHIPPED`; None where this metric has no shipped weights.
 
     Returns:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from milo_restore.errors import ConfigError, DataError, WeightsError
+from milo_restore.files.state import read_state_file
 from milo_restore.models.restormer_blocks import LAYER_NORMS, Block, Embed, PlainStrideConv2d, Resample, layout_of
-from milo_restore.state_file import read_state_file
 
 __all__ = ["Restormer", "infer_arguments"]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from milo_restore.errors import WeightsError
-from milo_restore.models.tiny_start import start_as_pyramid
+from milo_restore.models.tiny_vae_start import start_as_pyramid
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel

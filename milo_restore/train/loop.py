@@ -17,11 +17,12 @@ from safetensors.torch import save_model
 from torch import nn
 
 from milo_restore.errors import ConfigError, NumericsError, WeightsError
+from milo_restore.processes import on_main
 from milo_restore.train import best, checkpoint
 from milo_restore.train.feed import MicroBatch, feed
 from milo_restore.train.guard import Outcome, Step, culprits, take_step
 from milo_restore.train.log import Journal, environment
-from milo_restore.train.processes import deterministic, on_main, start_accelerator
+from milo_restore.train.processes import deterministic, start_accelerator
 from milo_restore.train.schedule import check_split, learning_rate
 from milo_restore.train.settings import TrainSettings
 from milo_restore.train.signals import StopSignals
@@ -110,7 +111,7 @@ def fit(
     began, output, record = time.perf_counter(), Path(output), dict(record or {})
     accelerator = start_accelerator(settings, output)
     check_split(settings, accelerator.num_processes)
-    source, notes = on_main(accelerator, lambda: _open(output, resume))
+    source, notes = on_main(lambda: _open(output, resume))
     state = TrainingState(model, settings, accelerator, record.get("fixed", {}))
     with contextlib.ExitStack() as stack:
         stack.callback(state.release)
@@ -245,7 +246,7 @@ def _show(run: _Run) -> None:
         run.journal.say(f"step {state.step} evaluation: {numbers}")
         _warn(run, run.watch.evaluated(state.step, run.evaluation))
         if settings.keep_best is not None:
-            on_main(state.accelerator, lambda: best.offer(run.output / "best", state, run.evaluation or {}))
+            on_main(lambda: best.offer(run.output / "best", state, run.evaluation or {}))
 
 
 def _save(run: _Run, *, prune: bool = True) -> None:
@@ -258,7 +259,7 @@ def _save(run: _Run, *, prune: bool = True) -> None:
         if prune:
             checkpoint.prune(run.output, target, run.settings.keep_checkpoints)
 
-    on_main(run.state.accelerator, act)
+    on_main(act)
 
 
 def _finish(run: _Run, record: Mapping[str, Any]) -> Path:
@@ -274,7 +275,7 @@ def _finish(run: _Run, record: Mapping[str, Any]) -> Path:
         about.update({key: value for key, value in record.items() if key != "config"})
         (folder / "metadata.json").write_text(json.dumps(about, indent=1, default=str) + "\n", encoding="utf-8")
 
-    on_main(state.accelerator, lambda: checkpoint.publish(target, write))
+    on_main(lambda: checkpoint.publish(target, write))
     return target
 
 

@@ -1,37 +1,19 @@
-"""The processes of a run: starting Accelerate, and deciding things once for all of them."""
+"""The processes of a run: starting Accelerate, and reproducible algorithms."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import LoggerType, ProjectConfiguration, broadcast_object_list
+from accelerate.utils import LoggerType, ProjectConfiguration
 
-from milo_restore.errors import ConfigError, MiloRestoreError
+from milo_restore.errors import ConfigError
 from milo_restore.train.settings import TrainSettings
-
-T = TypeVar("T")
-
-
-def on_main(accelerator: Accelerator, act: Callable[[], T]) -> T:
-    """Do something on the main process; its result, or its error, is everybody's."""
-    outcome: list[Any] = [None, None]
-    if accelerator.is_main_process:
-        try:
-            outcome[0] = act()
-        except MiloRestoreError as error:
-            outcome[1] = error
-    broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise outcome[1]
-    result: T = outcome[0]
-    return result
 
 
 def start_accelerator(settings: TrainSettings, output: Path) -> Accelerator:

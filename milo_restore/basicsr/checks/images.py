@@ -12,9 +12,9 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from milo_restore.assets.datasets import SUFFIXES
 from milo_restore.basicsr.checks.data import make, reads_files, roots, tried
 from milo_restore.errors import DataError
+from milo_restore.files.datasets import SUFFIXES
 
 __all__ = ["check_images"]
 

@@ -28,7 +28,7 @@ from milo_restore.data.degrade.realesrgan import (
 from milo_restore.data.keys import keyed_rng
 from milo_restore.errors import DataError
 
-STREAM = "degrade"  # of the keyed generators; the same as in `milo_restore.data.degraded`: the draws are the same
+STREAM = "degrade"  # of the keyed generators; as in `milo_restore.data.degraded_patches`: the draws are the same
 BEST_QUALITY = 99.0  # of DiffJPEG
 LEAST_SIDE = 26  # sharpening mirrors 25 pixels beyond the edge
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from milo_restore.errors import ConfigError, DataError, WeightsError
-from milo_restore.models.diffbir import original
-from milo_restore.models.diffbir.checkpoint import Parts, read_parts, shortened
+from milo_restore.models.diffbir import from_original
+from milo_restore.models.diffbir.original_file import Parts, read_parts, shortened
 from milo_restore.models.diffbir.schedules import VERSIONS, noise_scheduler
 
 __all__ = ["PUBLISHED", "convert_diffbir"]
@@ -85,7 +85,7 @@ def convert_diffbir(
         raise WeightsError(
             "holds no control network", where=checkpoint, mend="Give DiffBIR's checkpoint, and SD as base"
         )
-    networks["controlnet"] = original.build_control(parts.networks["control"], checkpoint, networks["unet"])
+    networks["controlnet"] = from_original.build_control(parts.networks["control"], checkpoint, networks["unet"])
     report(f"{checkpoint.name}: {len(parts.networks['control'])} keys of the control network, version {version}")
     folders = _text_folders(base, tokenizer)
     with _new_folder(out) as temporary:
@@ -159,11 +159,11 @@ def _original_base(parts: Parts, head_channels: int, report: Report) -> dict[str
         mend = "Expected model.diffusion_model.* and first_stage_model.*"
         raise WeightsError(f"holds no {' and no '.join(missing)}", where=parts.path, mend=mend)
     networks: dict[str, Any] = {
-        "vae": original.build_vae(parts.networks["vae"], parts.path),
-        "unet": original.build_unet(parts.networks["unet"], parts.path, head_channels),
+        "vae": from_original.build_vae(parts.networks["vae"], parts.path),
+        "unet": from_original.build_unet(parts.networks["unet"], parts.path, head_channels),
     }
     if "text_encoder" in parts.networks:
-        networks["text_encoder"] = original.build_text_encoder(parts.networks["text_encoder"], parts.path)
+        networks["text_encoder"] = from_original.build_text_encoder(parts.networks["text_encoder"], parts.path)
         report(f"{parts.path.name}: the text encoder's last block is left out, Stable Diffusion 2 reads the one before")
     if parts.left_out:
         averages = sum(key.startswith("model_ema.") for key in parts.left_out)

@@ -1,0 +1,219 @@
+"""``milo-restore doctor``: what is installed here, what is found, and what to do about the rest.
+
+The exit code is 0 where the basics work: every dependency is there, basicsr can be imported, and MILO scores an image
+with the authors' weights or the shipped ones. Otherwise it is 1. Missing data sets, extras and accelerators are told,
+but are no failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import milo_restore
+from milo_restore.errors import MiloRestoreError
+
+_REQUIRED = (
+    "torch", "torchvision", "diffusers", "accelerate", "basicsr", "lpips", "einops", "numpy", "pyyaml",
+    "safetensors", "pooch", "tqdm", "pillow", "scikit-image", "scipy", "opencv-python",
+    "matplotlib", "tensorboard",
+)  # fmt: skip
+_MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        state: ``ok``; ``note``: could be better, nothing of the basics; ``bad``: the basics do not work.
+        text: what was found.
+        mend: what to do about it.
+    """
+
+    state: Literal["ok", "note", "bad"]
+    text: str
+    mend: str | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``doctor``: none of its own."""
+    parser.description = (
+        "Show versions, devices, weights and data sets, and what to do about what is missing. "
+        "Ends with exit code 0 where the basics work (dependencies, basicsr, MILO with some weights), with 1 otherwise."
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print the report; 0 where the basics work, else 1."""
+    sections: dict[str, Callable[[], list[Finding]]] = {
+        "Versions": check_versions,
+        "basicsr": check_basicsr,
+        "Devices": check_devices,
+        "MILO": check_metric,
+        "Weights and data sets": check_assets,
+    }
+    bad = 0
+    for title, check in sections.items():
+        print(f"{title}")
+        try:
+            findings = check()
+        except Exception as error:  # a broken installation is what this command is for: say so and go on
+            findings = [Finding("bad", f"this check failed: {type(error).__name__}: {_first_line(error)}")]
+        for finding in findings:
+            print(f"  {_MARKS[finding.state]}  {finding.text}" + (f"\n        {finding.mend}" if finding.mend else ""))
+            bad += finding.state == "bad"
+    print("The basics work." if not bad else f"{bad} of the basics do not work: see the lines marked BAD.")
+    return 1 if bad else 0
+
+
+def check_versions() -> list[Finding]:
+    """Python, this package, and everything that it depends on."""
+    supported = (3, 10) <= sys.version_info[:2] <= (3, 12)
+    findings = [
+        Finding("ok", f"milo-restore {milo_restore.__version__} in {Path(milo_restore.__file__).parent}"),
+        Finding(
+            "ok" if supported else "bad",
+            f"python {platform.python_version()} on {platform.platform()}",
+            None if supported else "Use Python 3.10, 3.11 or 3.12: PyPI's basicsr does not install on later ones",
+        ),
+    ]
+    for name in _REQUIRED:
+        version = _version(name)
+        mend = None if version else f"Run 'pip install {name}', or install milo-restore again"
+        findings.append(Finding("ok" if version else "bad", f"{name} {version or 'is not installed'}", mend))
+    pyiqa = _version("pyiqa")
+    licence = "PolyForm Noncommercial 1.0.0: for research and other non-commercial use only"
+    if pyiqa:
+        findings.append(Finding("ok", f"pyiqa {pyiqa} (optional; {licence})"))
+    else:
+        mend = f"Only for comparisons with other metrics: pip install 'milo-restore[eval]' ({licence})"
+        findings.append(Finding("note", "pyiqa is not installed (optional)", mend))
+    return findings
+
+
+def check_basicsr() -> list[Finding]:
+    """Whether basicsr imports, by what means, and which of the packages of that name it is."""
+    spec = importlib.util.find_spec("basicsr")
+    if spec is None:
+        return [Finding("bad", "no basicsr can be imported", "pip install basicsr==1.4.2")]
+    from milo_restore.compat import forks_on_path, is_restormer_fork
+
+    places = [Path(place) for place in spec.submodule_search_locations or []]
+    findings = []
+    if any(is_restormer_fork(place) for place in places):
+        mend = "Take Restormer's folder off PYTHONPATH, or use a separate environment, and pip install basicsr==1.4.2"
+        return [Finding("bad", f"{places[0]} is Restormer's fork of basicsr, not PyPI's", mend)]
+    loaded = {place.resolve() for place in places}
+    for fork in forks_on_path():
+        if fork.resolve() not in loaded:
+            mend = "Python takes PyPI's basicsr, silently, whatever PYTHONPATH says: use two separate environments"
+            findings.append(Finding("note", f"{fork} is Restormer's fork of basicsr, and is not the one in use", mend))
+    module = sys.modules.get("torchvision.transforms.functional_tensor")
+    stand_in = module is not None and getattr(module, "__file__", None) is None
+    try:
+        importlib.import_module("basicsr")
+    except Exception as error:
+        mend = "pip install basicsr==1.4.2 setuptools"
+        return [*findings, Finding("bad", f"basicsr in {places[0]} fails to import ({_first_line(error)})", mend)]
+    how = "with milo_restore.compat's stand-in for torchvision.transforms.functional_tensor" if stand_in else "as it is"
+    return [*findings, Finding("ok", f"basicsr {_version('basicsr')} in {places[0]} imports {how}")]
+
+
+def check_devices() -> list[Finding]:
+    """Processor, threads, bfloat16, accelerators."""
+    import torch
+
+    from milo_restore.bench.timing import native_bfloat16
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    capability = torch.backends.cpu.get_cpu_capability()
+    findings = [Finding("ok", f"{cores} CPU cores, {torch.get_num_threads()} torch threads, {capability}")]
+    native = native_bfloat16(torch.device("cpu"))
+    if native:
+        findings.append(Finding("ok", "the CPU computes in bfloat16"))
+    else:
+        what = (
+            "the CPU has no bfloat16 instructions" if native is False else "torch cannot tell if the CPU has bfloat16"
+        )
+        mend = "compute_dtype=torch.bfloat16 may gain nothing here: measure with 'milo-restore bench'"
+        findings.append(Finding("note", what, mend))
+    if not torch.cuda.is_available():
+        built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
+        findings.append(Finding("note", f"no CUDA device ({built}): everything runs on the CPU"))
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(index)
+        memory = properties.total_memory / 2**30
+        bfloat16 = "with" if native_bfloat16(torch.device("cuda", index)) else "without"
+        findings.append(Finding("ok", f"cuda:{index} {properties.name}, {memory:.0f} GiB, {bfloat16} bfloat16"))
+    return findings
+
+
+def check_metric() -> list[Finding]:
+    """Whether MILO runs with the authors' weights (never downloaded here) or with the shipped ones."""
+    import torch
+
+    from milo_restore import MILO
+    from milo_restore.files import find_weights
+
+    findings, works = [], False
+    for name in ("official", "mini"):
+        try:
+            if name == "official" and find_weights("milo") is None:
+                findings.append(Finding("note", "official weights: not here", "Run 'milo-restore assets fetch milo'"))
+                continue
+            milo = MILO.from_pretrained(name)
+            reference = torch.linspace(0, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
+            same = float(milo(reference, reference=reference))
+            other = float(milo(1 - reference, reference=reference))
+        except MiloRestoreError as error:
+            mend = "They ship with the package: install milo-restore again" if name == "mini" else error.mend
+            where = f"{error.where} " if error.where else ""
+            findings.append(Finding("note", f"{name} weights: {where}{error.what}", mend))
+            continue
+        if same == 0 and 0 < other < float("inf"):
+            findings.append(Finding("ok", f"MILO scores with {milo.weights}"))
+            works = True
+        else:
+            findings.append(Finding("bad", f"MILO with {milo.weights} scores {same} and {other} on two test images"))
+    if not works:
+        findings.append(Finding("bad", "MILO runs with no weights at all", "Run 'milo-restore assets fetch milo'"))
+    return findings
+
+
+def check_assets() -> list[Finding]:
+    """Which named weights and data sets are found, and where they were looked for."""
+    from milo_restore import files
+
+    findings = []
+    try:
+        folder = files.assets_folder()
+    except MiloRestoreError as error:
+        return [Finding("bad", str(error))]
+    findings.append(Finding("ok", f"MILO_RESTORE_ASSETS: {folder or 'not set'}; cache: {files.cache_folder()}"))
+    for status in files.list_assets():
+        if status.state in ("found", "unverified"):
+            known = "" if status.state == "found" else " (another encoding than the known one)"
+            findings.append(Finding("ok", f"{status.name} in {status.where}{known}"))
+        else:
+            findings.append(Finding("note", f"{status.name} is {status.state}", status.note))
+    return findings
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,36 @@
+"""Named weights and data sets: found in a local folder or in the cache, or downloaded, and always checked.
+
+Two environment variables say where to look:
+
+- ``MILO_RESTORE_ASSETS``: a folder that holds weights and data sets; never written to unless it is named as ``root``.
+- ``MILO_RESTORE_CACHE``: where downloads go; by default the user's cache folder (``~/.cache/milo-restore`` on Linux).
+
+What there is, from which commit, under which licence and with which sha256 stands in ``third_party/upstream.toml``.
+"""
+
+from __future__ import annotations
+
+from milo_restore.files.catalogue import AssetStatus, asset_status, fetch_asset, list_assets, verify_asset
+from milo_restore.files.datasets import DATASETS, FoundDataset, can_fetch, find_dataset, locate_dataset
+from milo_restore.files.download import assets_folder, cache_folder
+from milo_restore.files.weights import WEIGHTS, fetch_weights, find_weights, weights_path, weights_sha256
+
+__all__ = [
+    "DATASETS",
+    "WEIGHTS",
+    "AssetStatus",
+    "FoundDataset",
+    "asset_status",
+    "assets_folder",
+    "cache_folder",
+    "can_fetch",
+    "fetch_asset",
+    "fetch_weights",
+    "find_dataset",
+    "find_weights",
+    "list_assets",
+    "locate_dataset",
+    "verify_asset",
+    "weights_path",
+    "weights_sha256",
+]

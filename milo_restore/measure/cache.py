@@ -1,0 +1,75 @@
+"""Scores that are kept: one line each, written as soon as they are known, so that an interrupted run goes on.
+
+A score belongs to the contents of the two images and to the metric's identity (name, weights, software and version);
+where the files lie does not matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from milo_restore.errors import DataError
+from milo_restore.measure.metrics import Metric
+
+
+@dataclass
+class ScoreCache:
+    """The scores of one metric, in a file of JSON lines that only grows.
+
+    Attributes:
+        path: the file; made with the first score.
+        damaged: numbers of the lines that could not be read, from 1. Their pairs are computed again.
+    """
+
+    path: Path
+    damaged: list[int] = field(default_factory=list)
+    _scores: dict[tuple[str, str], float] = field(default_factory=dict)
+    _ended: bool = True  # the file ends with a line's end
+
+    @classmethod
+    def open(cls, folder: Path, metric: Metric) -> ScoreCache:
+        """The cache of a metric in a folder, which is made.
+
+        Raises:
+            DataError: the folder cannot be made, or the file cannot be read.
+        """
+        identity = json.dumps(metric.identity(), sort_keys=True)
+        name = f"{metric.identity()['metric']}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.jsonl"
+        cache = cls(folder / name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            content = cache.path.read_bytes() if cache.path.exists() else b""
+        except OSError as error:
+            raise DataError(
+                f"cannot be used ({error.strerror or error})", where=cache.path, mend="See --cache"
+            ) from error
+        cache._ended = content.endswith(b"\n") or not content
+        for number, line in enumerate(content.splitlines(), 1):
+            try:
+                entry = json.loads(line)
+                cache._scores[entry["reference"], entry["distorted"]] = float(entry["score"])
+            except (ValueError, KeyError, TypeError):  # cut off in the middle of a write
+                cache.damaged.append(number)
+        return cache
+
+    def get(self, reference: str, distorted: str) -> float | None:
+        """The score of two images, given their files' sha256; None where it is not known."""
+        return self._scores.get((reference, distorted))
+
+    def add(self, reference: str, distorted: str, score: float) -> None:
+        """Append a score, in one write: several processes may share the file.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        line = json.dumps({"reference": reference, "distorted": distorted, "score": str(score)}) + "\n"
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                file.write(("" if self._ended else "\n").encode() + line.encode())
+        except OSError as error:
+            raise DataError(f"cannot be written ({error.strerror or error})", where=self.path) from error
+        self._ended = True
+        self._scores[reference, distorted] = score

@@ -1,0 +1,88 @@
+"""Metrics of two other packages that work offline: ST-LPIPS and basicsr's NIQE."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from milo_restore.errors import DataError
+from milo_restore.measure.metrics.from_pyiqa import one_each, quiet, stand_ins
+from milo_restore.measure.metrics.metric import Batch, Metric, MetricUnavailable
+
+_NIQE_BLOCK = 96
+
+
+def load_st_lpips(name: str, net: str, device: torch.device) -> Metric:
+    """ST-LPIPS (Ghildyal and Liu 2022), a learned metric whose whole network is in its package: it works offline.
+
+    Args:
+        name: as asked for.
+        net: ``alex`` or ``vgg``.
+        device: where it computes.
+
+    Raises:
+        MetricUnavailable: the package is missing or damaged.
+    """
+    nothing = {"embed": None}
+    try:
+        # It imports two packages that it neither declares nor uses.
+        with stand_ins({"IPython": nothing, "torchsummary": {"summary": None}}), quiet():
+            stlpips = importlib.import_module("stlpips_pytorch.stlpips")
+        version = importlib.metadata.version("stlpips-pytorch")
+    except ImportError as error:
+        what = f"needs stlpips-pytorch, which cannot be imported ({error})"
+        mend = "pip install stlpips-pytorch (64 MB, the weights are inside: nothing is downloaded later)"
+        raise MetricUnavailable(what, where=name, mend=mend) from error
+    with quiet():
+        metric = stlpips.LPIPS(net=net, variant="shift_tolerant", pretrained=False, verbose=False)
+    path = Path(str(stlpips.__file__)).parent / "weights" / "vST0.0" / f"{net}_shift_tolerant.pth"
+    try:
+        missing, foreign = metric.load_state_dict(torch.load(path, "cpu", weights_only=True), strict=False)
+        # Its ``lins`` are its ``lin0`` to ``lin4`` again. Anything else that lacks would stay random, unnoticed.
+        gone = [key for key in missing if not key.startswith("lins.")]
+        if gone or foreign:
+            raise RuntimeError(f"does not fit: lacks {gone[:3]}, has {foreign[:3]} besides")
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        mend = "pip install --force-reinstall stlpips-pytorch"
+        raise MetricUnavailable(f"its weights cannot be read ({reason})", where=path, mend=mend) from error
+    metric = metric.to(device).eval()
+
+    def measure(batch: Batch) -> list[float]:
+        with torch.no_grad():  # it takes images in [-1, 1]
+            return one_each(metric(2 * batch.image_tensor - 1, 2 * batch.reference_tensor - 1), len(batch))
+
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    described = f"{path.name}, sha256 {digest[:12]}"
+    source = f"stlpips-pytorch {version}"
+    return Metric(name, True, True, source, f"LPIPS({net}, shift_tolerant)", described, digest, measure)
+
+
+def load_basicsr_niqe(name: str) -> Metric:
+    """NIQE as BasicSR computes it, with the authors' parameters, on BasicSR's Y. pyiqa's ``niqe`` uses another Y."""
+    from milo_restore import compat
+
+    compat.make_basicsr_importable()
+    from basicsr.metrics import niqe
+
+    def measure(batch: Batch) -> list[float]:
+        return [_niqe(niqe, array) for array in batch.images]
+
+    path = Path(niqe.__file__).with_name("niqe_pris_params.npz")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    described = f"{path.name}, sha256 {digest[:12]}"
+    source = f"basicsr {importlib.metadata.version('basicsr')}"
+    return Metric(name, True, False, source, "calculate_niqe", described, digest, measure)
+
+
+def _niqe(module: Any, image: np.ndarray[Any, Any]) -> float:
+    height, width = image.shape[:2]
+    if (height // _NIQE_BLOCK) * (width // _NIQE_BLOCK) < 2:  # a covariance of blocks needs two
+        raise DataError(f"NIQE needs two blocks of {_NIQE_BLOCK}x{_NIQE_BLOCK} pixels, got {width}x{height}")
+    return float(module.calculate_niqe(image[..., ::-1], crop_border=0))  # it takes BGR

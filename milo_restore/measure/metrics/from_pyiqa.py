@@ -1,0 +1,188 @@
+"""pyiqa's metrics, made ready: its traps on the way to a metric are handled here, once.
+
+Importing pyiqa may fail, weights are downloaded when a metric is made, reports go to standard output, and its ``clip``
+imports ``packaging`` from ``pkg_resources``, which setuptools 82 removed: while a metric is made, a stand-in takes its
+place. A metric is called as pyiqa wants it: the distorted image first, tensors in [0, 1]. Metrics that draw crops at
+random get one fixed seed for every image, so that a value belongs to the image alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import random
+import socket
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from milo_restore.errors import DataError
+from milo_restore.measure.metrics.metric import Batch, Metric, MetricUnavailable
+
+_PATIENCE = 15.0  # seconds for a server to answer
+_SEED = 123
+# These give each image of a batch what it gets alone: tried, but for lpips and dists, whose formulas say so. pyiqa's
+# others are called with one image at a time.
+_BATCHED = {
+    "psnr", "psnry", "ssim", "ssimc", "topiq_fr", "topiq_nr", "musiq", "lpips", "lpips-vgg", "dists",
+}  # fmt: skip
+
+
+def pyiqa_mode(name: str) -> str | None:
+    """``FR`` or ``NR`` as the installed pyiqa says; None where it has no such metric, or is not here."""
+    try:
+        with quiet():
+            from pyiqa.default_model_configs import DEFAULT_CONFIGS
+    except ImportError:
+        return None
+    return DEFAULT_CONFIGS[name]["metric_mode"] if name in DEFAULT_CONFIGS else None
+
+
+def load_pyiqa(name: str, base: str, device: torch.device) -> Metric:
+    """One of pyiqa's metrics.
+
+    Args:
+        name: as asked for.
+        base: pyiqa's own name for it.
+        device: where it computes.
+
+    Raises:
+        MetricUnavailable: as `create_pyiqa`.
+    """
+    metric, version = create_pyiqa(base, device)
+    full = metric.metric_mode == "FR"
+
+    def measure(batch: Batch) -> list[float]:
+        with _one_seed(device), quiet():
+            # pyiqa: the distorted image first
+            found = metric(batch.image_tensor, batch.reference_tensor) if full else metric(batch.image_tensor)
+        return one_each(found, len(batch))
+
+    digest = tensors_sha256(metric.net.state_dict())
+    described = None if digest is None else f"pyiqa's default, tensors' sha256 {digest[:12]}"
+    source = f"pyiqa {version}"
+    return Metric(
+        name, bool(metric.lower_better), full, source, base, described, digest, measure, batched=base in _BATCHED
+    )
+
+
+def create_pyiqa(name: str, device: torch.device | str, **options: Any) -> tuple[Any, str]:
+    """The metric of this name, and the version of pyiqa. Weights are downloaded, or refused within seconds.
+
+    Raises:
+        MetricUnavailable: pyiqa is not here or has no such metric, or weights cannot be had.
+    """
+    try:
+        with quiet():
+            import pyiqa
+            from pyiqa.default_model_configs import DEFAULT_CONFIGS
+        version = str(pyiqa.__version__)
+    except ImportError as error:
+        mend = "pip install 'milo-restore[eval]' (pyiqa is for non-commercial use)"
+        raise MetricUnavailable(f"needs pyiqa, which cannot be imported ({error})", where=name, mend=mend) from error
+    if name not in DEFAULT_CONFIGS:
+        raise MetricUnavailable(f"pyiqa {version} does not offer it", where=name, mend="Upgrade pyiqa")
+    # TOPIQ's checkpoints hold their backbone; asking timm for its own copy first costs a download, or fails offline.
+    settings = ({"backbone_pretrain": False} if name.startswith("topiq") else {}) | options
+    try:
+        with quiet(), short_patience(), pkg_resources():
+            return pyiqa.create_metric(name, device=torch.device(device), **settings), version
+    except (OSError, RuntimeError, ImportError) as error:  # offline: URLError and HuggingFace's are OSErrors
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        if isinstance(error, ImportError):
+            mend = f"Install {error.name or 'what is missing'}"
+        else:
+            mend = (
+                f"Where there is network, run 'milo-restore assets fetch --metrics {name}'; on a machine without, "
+                "copy its $TORCH_HOME/hub (by default ~/.cache/torch/hub) from there"
+            )
+        raise MetricUnavailable(f"pyiqa {version} cannot load it ({reason})", where=name, mend=mend) from error
+
+
+def one_each(found: Any, count: int) -> list[float]:
+    """A metric's answer as one number per image; pyiqa's shapes differ: (), (N,), (N, 1)."""
+    values = found if isinstance(found, Tensor) else torch.as_tensor(found)
+    if values.numel() != count:
+        raise DataError(f"the metric gave {values.numel()} numbers for {count} images")
+    return [float(value) for value in values.detach().reshape(-1)]
+
+
+def tensors_sha256(state: dict[str, Tensor]) -> str | None:
+    """A hash of names, types, shapes and values; None where there are no tensors."""
+    if not state:
+        return None
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        tensor = state[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Standard output is sent to standard error: pyiqa reports downloads there, and it is for the table."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+@contextlib.contextmanager
+def _one_seed(device: torch.device) -> Iterator[None]:
+    """The three generators at one seed, and afterwards where they were."""
+    numbers, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002  (pyiqa draws its crops from it)
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(_SEED)
+            random.seed(_SEED)
+            np.random.seed(_SEED)  # noqa: NPY002
+            yield
+    finally:
+        random.setstate(numbers)
+        np.random.set_state(legacy)  # noqa: NPY002
+
+
+@contextlib.contextmanager
+def short_patience() -> Iterator[None]:
+    """torch.hub sets no time limit: a server that never answers would hold a run up for minutes."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_PATIENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+@contextlib.contextmanager
+def pkg_resources() -> Iterator[None]:
+    """A stand-in for ``pkg_resources.packaging``, for clip, where setuptools no longer has it; gone afterwards."""
+    if "pkg_resources" in sys.modules or importlib.util.find_spec("pkg_resources") is not None:
+        yield
+        return
+    packaging = importlib.import_module("packaging")
+    importlib.import_module("packaging.version")
+    with stand_ins({"pkg_resources": {"packaging": packaging}}):
+        yield
+
+
+@contextlib.contextmanager
+def stand_ins(modules: dict[str, dict[str, Any]]) -> Iterator[None]:
+    """Modules with these contents, those of them that are not installed; gone afterwards."""
+    made = []
+    for name, content in modules.items():
+        if name not in sys.modules and importlib.util.find_spec(name) is None:
+            module = types.ModuleType(name, "Stand-in made by milo_restore.measure.pyiqa_metrics.")
+            vars(module).update(content)
+            sys.modules[name] = module
+            made.append(name)
+    try:
+        yield
+    finally:
+        for name in made:
+            sys.modules.pop(name, None)

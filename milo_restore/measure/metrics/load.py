@@ -1,0 +1,129 @@
+"""Loading metrics by their names, and getting their weights ready for machines without network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from milo_restore.errors import MiloRestoreError
+from milo_restore.measure.metrics.from_milo import load_masked, load_surrogate
+from milo_restore.measure.metrics.from_packages import load_basicsr_niqe, load_st_lpips
+from milo_restore.measure.metrics.from_pyiqa import load_pyiqa
+from milo_restore.measure.metrics.metric import Metric, MetricUnavailable, base_name
+from milo_restore.measure.metrics.names import ABSENT, ENSEMBLE, MASKED, NIQE, PIXEL, ST_LPIPS, check_name
+from milo_restore.measure.metrics.pixel import load_pixel
+from milo_restore.measure.metrics.protocol import Protocol
+from milo_restore.processes import gather
+
+
+def load_metric(name: str, protocol: Protocol | None = None, device: torch.device | str = "cpu") -> Metric:
+    """A metric on its device. What must be downloaded is downloaded here, or refused within seconds.
+
+    Args:
+        name: see `milo_restore.measure.metrics.names`.
+        protocol: of ``psnr`` and ``ssim``; by default RGB without a border.
+        device: where it computes.
+
+    Raises:
+        ConfigError: as `check_name`.
+        MetricUnavailable: weights or a package cannot be had; the error says which, and what to do.
+    """
+    check_name(name)
+    base, device = base_name(name), torch.device(device)
+    if base in ABSENT:
+        mend = "Leave it out, or use --skip-unavailable"
+        if base == "ens":
+            mend = f"Use {ENSEMBLE}, which names its members and is not comparable with the paper's column"
+        raise MetricUnavailable(ABSENT[base], where=name, mend=mend)
+    if name.startswith("pyiqa:"):
+        return load_pyiqa(name, base, device)
+    if base in PIXEL:
+        return load_pixel(name, protocol or Protocol())
+    if base in MASKED:
+        return load_masked(name, device)
+    if base == ENSEMBLE:
+        return load_surrogate(device)
+    if base in ST_LPIPS:
+        return load_st_lpips(name, "vgg" if base.endswith("vgg") else "alex", device)
+    return load_basicsr_niqe(name) if base == NIQE else load_pyiqa(name, base, device)
+
+
+def load_metrics(
+    names: Sequence[str], protocol: Protocol, device: torch.device, *, skip_unavailable: bool
+) -> tuple[list[Metric], dict[str, MetricUnavailable]]:
+    """All metrics, before the first is computed, and those that cannot be had; the same on all processes.
+
+    Raises:
+        MetricUnavailable: some cannot be had and are not to be skipped, or all; every one is named.
+        ConfigError: an unknown name.
+    """
+    metrics, unavailable = [], {}
+    failure: MiloRestoreError | None = None
+    for name in dict.fromkeys(names):
+        try:
+            metrics.append(load_metric(name, protocol, device))
+        except MetricUnavailable as error:
+            unavailable[name] = error
+        except MiloRestoreError as error:
+            failure = failure or error
+    for others, problem in gather((unavailable, failure)):
+        if problem is not None:
+            raise problem
+        unavailable = {**others, **unavailable}
+    metrics = [metric for metric in metrics if metric.name not in unavailable]
+    if unavailable and not (skip_unavailable and metrics):
+        first, *more = unavailable.values()
+        if not more:
+            skip = "--skip-unavailable goes on without it" if metrics else None
+            mend = ". ".join(part for part in (first.mend, skip) if part)
+            raise MetricUnavailable(first.what, where=first.where, mend=mend or None)
+        raise _several(unavailable, goes_on=bool(metrics))
+    return metrics, {name: unavailable[name] for name in names if name in unavailable}
+
+
+def _several(unavailable: Mapping[str, MetricUnavailable], *, goes_on: bool) -> MetricUnavailable:
+    reasons = "; ".join(f"{name}: {error.what}" for name, error in unavailable.items())
+    fetch = f"'milo-restore assets fetch --metrics {' '.join(unavailable)}'"
+    mend = f"Where there is network, run {fetch}, which says of each what it lacks"
+    mend += ". --skip-unavailable goes on without them" if goes_on else ""
+    return MetricUnavailable(f"{len(unavailable)} metrics are unavailable: {reasons}", where="--metrics", mend=mend)
+
+
+def fetch_metrics(names: Sequence[str]) -> Iterator[tuple[str, str | MiloRestoreError]]:
+    """Load each metric once, on the CPU, which downloads what it lacks.
+
+    Args:
+        names: as for `load_metric`. All are checked before the first is loaded.
+
+    Yields:
+        Name, and what is ready (software and weights) or why it is not.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    for name in names:
+        check_name(name)
+    for name in names:
+        try:
+            metric = load_metric(name)
+            yield name, f"{metric.source}, weights: {metric.weights or 'none'}"
+        except MiloRestoreError as error:
+            yield name, error
+
+
+def weight_folders() -> list[Path]:
+    """The folders that metrics' weights are downloaded to: copy them to the same places of a machine without network.
+
+    Our own cache first; then torch's hub (``$TORCH_HOME/hub``: pyiqa, torchvision, CLIP), and Hugging Face's
+    (``$HF_HOME/hub``: some backbones), each of which may not exist.
+    """
+    from milo_restore.files import cache_folder
+
+    hub = Path(torch.hub.get_dir())
+    try:
+        from huggingface_hub.constants import HF_HUB_CACHE
+    except ImportError:
+        return [cache_folder(), hub]
+    return [cache_folder(), hub, Path(HF_HUB_CACHE)]

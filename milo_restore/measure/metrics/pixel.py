@@ -1,0 +1,129 @@
+"""PSNR and SSIM as restoration papers print them: BasicSR's, on 8-bit RGB, without a border; and by other protocols.
+
+The data range is 255, always; a function that guesses it from the values is how 26 dB becomes 74.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from milo_restore.errors import DataError
+from milo_restore.measure.metrics.metric import OURS, Batch, Metric
+from milo_restore.measure.metrics.protocol import Protocol
+
+SMALLEST_SIDE = 11
+"""Pixels: SSIM's window."""
+
+
+def psnr(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio in dB: 10 log10(255^2 / MSE), the MSE over all pixels and the three channels.
+
+    This is `basicsr.metrics.calculate_psnr` with ``crop_border=0, test_y_channel=False``.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        reference: the same.
+
+    Returns:
+        The PSNR; ``inf`` for identical images.
+
+    Raises:
+        DataError: another shape or type, or two shapes.
+    """
+    _check(image, reference)
+    return float(_basicsr().calculate_psnr(image, reference, crop_border=0, input_order="HWC"))
+
+
+def ssim(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
+    """Structural similarity, at most 1: Wang et al. 2004, per channel, then the mean over the three.
+
+    This is `basicsr.metrics.calculate_ssim` with ``crop_border=0, test_y_channel=False``, the same as the authors'
+    MATLAB code: 11x11 Gaussian window of sigma 1.5, population variances, only pixels that the whole window fits
+    around, K1 = 0.01, K2 = 0.03.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, sides of at least 11.
+        reference: the same.
+
+    Raises:
+        DataError: another shape or type, two shapes, or too small.
+    """
+    _check(image, reference)
+    if min(image.shape[:2]) < SMALLEST_SIDE:
+        height, width = image.shape[:2]
+        raise DataError(f"SSIM needs sides of at least {SMALLEST_SIDE} pixels, got {height}x{width}")
+    return float(_basicsr().calculate_ssim(image, reference, crop_border=0, input_order="HWC"))
+
+
+def load_pixel(name: str, protocol: Protocol) -> Metric:
+    """``psnr`` or ``ssim`` by a protocol, or ``mae``."""
+    if name == "mae":
+        return Metric(name, True, True, OURS, "mae", None, None, _mae)
+    function = {"psnr": psnr, "ssim": ssim}[name]
+
+    def measure(batch: Batch) -> list[float]:
+        return [
+            _by_protocol(function, protocol, image, reference)
+            for image, reference in zip(batch.images, batch.references)
+        ]
+
+    equal = {"psnr": "psnr", "ssim": "ssimc"}[name]
+    if protocol.colour == "y":
+        equal = f"{'psnry' if name == 'psnr' else 'ssim'}, color_space='ycbcr'"
+    if protocol.border:
+        equal += f", crop_border={protocol.border}"
+    equal = f"as pyiqa's {equal}"
+    settings = f"{protocol.colour}, border {protocol.border}"
+    return Metric(name, False, True, OURS, equal, None, None, measure, settings=settings)
+
+
+def _by_protocol(
+    function: Callable[[Any, Any], float],
+    protocol: Protocol,
+    image: NDArray[np.uint8],
+    reference: NDArray[np.uint8],
+) -> float:
+    border, colour = protocol.border, protocol.colour
+    height, width = image.shape[:2]
+    smallest = SMALLEST_SIDE if function is ssim else 1
+    if min(height, width) < 2 * border + smallest:
+        raise DataError(f"{width}x{height} leaves sides of less than {smallest} pixels within a border of {border}")
+    if colour == "rgb":
+        cut = slice(border, -border) if border else slice(None)
+        return function(image[cut, cut], reference[cut, cut])
+    from milo_restore import compat
+
+    compat.make_basicsr_importable()
+    from basicsr.metrics import psnr_ssim
+
+    name = "calculate_psnr" if function is psnr else "calculate_ssim"
+    pair = (array[..., ::-1] for array in (image, reference))  # basicsr's Y is of BGR
+    return float(getattr(psnr_ssim, name)(*pair, crop_border=border, input_order="HWC", test_y_channel=True))
+
+
+def _mae(batch: Batch) -> list[float]:
+    return [float(value) for value in (batch.image_tensor - batch.reference_tensor).abs().mean((1, 2, 3))]
+
+
+def _basicsr() -> Any:
+    """The functions of basicsr, imported on first use: that takes seconds. Channel order does not matter to them."""
+    from milo_restore import compat
+
+    compat.make_basicsr_importable()
+    from basicsr.metrics import psnr_ssim
+
+    return psnr_ssim
+
+
+def _check(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> None:
+    for name, array in (("image", image), ("reference", reference)):
+        if not isinstance(array, np.ndarray) or array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+            found = f"{array.shape} {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
+            mend = "milo_restore.data.to_uint8 makes one of a (3, H, W) tensor"
+            raise DataError(f"expected an (H, W, 3) uint8 array, got {found}", where=name, mend=mend)
+    if image.shape != reference.shape:
+        raise DataError(f"shapes differ: image {image.shape}, reference {reference.shape}")

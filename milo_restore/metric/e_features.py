@@ -1,0 +1,214 @@
+"""E-VGG, E-LPIPS and E-DISTS: VGG16's features behind visibility masks (Cogalan et al., "Enhancing image quality
+prediction with self-supervised visual masking", Computer Graphics Forum 43, 2024).
+
+At each of VGG16's five stages a small network of its own looks at both images' features and predicts a mask in (0, 1).
+Formulas, layer sizes, the names in the files and the order of the networks' inputs, which is not the same for all
+three, are those of the authors' programs (Masked_VGG.py, Masked_LPIPS.py, Masked_DISTS.py at 0d36d66). Theirs take one
+image at a time, two of them give no gradient, and a file that does not fit leaves their masks random without a word.
+
+This project has not seen the published mask weights (`milo_restore.metric.e_weights` loads what a user brings):
+the formulas are tested on random ones, against loops. No scaler to opinion scores comes with them, so these three have
+no ``mos`` and are no teachers.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from milo_restore.metric.checks import as_rgb, check_image_values, check_pair
+from milo_restore.metric.weights import WeightsInfo
+
+CHANNELS = (64, 128, 256, 512, 512)
+"""Of VGG16's features after relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3."""
+CONVOLUTIONS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
+"""Of VGG16's stages, by their numbers in torchvision's ``vgg16().features``. Each is 3x3 and has a ReLU behind it."""
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_C = 1e-6
+
+
+class L2Pool(nn.Module):
+    """DISTS' pooling: the root of the squares' mean under a 3x3 Hann window, stride 2; (N, C, H, W)."""
+
+    window: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        side = torch.tensor([0.5, 1.0, 0.5])
+        self.register_buffer("window", torch.outer(side, side)[None, None] / 4, persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Halve the sides."""
+        channels = features.shape[1]
+        weights = self.window.expand(channels, 1, 3, 3)
+        return (F.conv2d(features.square(), weights, stride=2, padding=1, groups=channels) + 1e-12).sqrt()
+
+
+class FeatureMaskNetwork(nn.Sequential):
+    """Three 3x3 convolutions, 2C -> 64 -> 64 -> 1, ReLU between them, sigmoid at the end.
+
+    Args:
+        channels: C, of one image's features.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(2 * channels, 64, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(64, 64, 3, padding=1),
+            nn.ReLU(inplace=True), nn.Conv2d(64, 1, 3, padding=1), nn.Sigmoid(),
+        )  # fmt: skip
+
+
+class MaskedFeatureMetric(nn.Module):
+    """What the three share; use `milo_restore.metric.load_feature_metric`. Built directly, its weights are random.
+
+    Attributes:
+        name: its name to `load_feature_metric`.
+        channels: of the features that are masked, stage by stage.
+        distorted_first: order of the mask networks' inputs.
+        normalised: whether images are brought to ImageNet's mean and deviation.
+        weights: which mask file was loaded; None for a metric built directly.
+    """
+
+    name: ClassVar[str]
+    file: ClassVar[str]
+    channels: ClassVar[tuple[int, ...]] = CHANNELS
+    distorted_first: ClassVar[bool] = False
+    normalised: ClassVar[bool] = True
+    lower_better: ClassVar[bool] = True
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        inputs = (3, *CHANNELS)
+        self.stages = nn.ModuleList()
+        for number, (numbers, channels) in enumerate(zip(CONVOLUTIONS, CHANNELS)):
+            layers: list[nn.Module] = [] if number == 0 else [self._pool()]
+            for place, _ in enumerate(numbers):
+                layers += [nn.Conv2d(channels if place else inputs[number], channels, 3, padding=1), nn.ReLU()]
+            self.stages.append(nn.Sequential(*layers))
+        self.mask_networks = nn.ModuleList(FeatureMaskNetwork(channels) for channels in self.channels)
+        for name, values in (("mean", _MEAN), ("std", _STD)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        self.weights: WeightsInfo | None = None
+
+    def forward(self, image: Tensor, *, reference: Tensor) -> Tensor:
+        """The value per image: 0 for identical images, lower is better.
+
+        Args:
+            image: distorted images, (N, 3, H, W), RGB in [0, 1], on any device; grey (N, 1, H, W) is repeated.
+            reference: what they should be, same shape. Keyword-only, for the metric is not symmetric.
+
+        Returns:
+            (N,), differentiable through features and masks.
+
+        Raises:
+            DataError: wrong rank, channels, size (below 16), device or value range, or NaN.
+        """
+        image, reference = as_rgb(image), as_rgb(reference)
+        check_pair(image, reference, 3)
+        check_image_values(image, reference)
+        with torch.autocast(image.device.type, enabled=False):
+            image, reference = image.to(self.mean.dtype), reference.to(self.mean.dtype)
+            distorted, clean = self._features(image), self._features(reference)
+            return self._value(self._masks(distorted, clean), distorted, clean)
+
+    @abstractmethod
+    def _pool(self) -> nn.Module:
+        """A layer between two stages."""
+
+    @abstractmethod
+    def _value(self, masks: Sequence[Tensor], distorted: Sequence[Tensor], clean: Sequence[Tensor]) -> Tensor:
+        """(N,), from the masks and both images' features, stage by stage."""
+
+    def _features(self, image: Tensor) -> list[Tensor]:
+        """After each stage, as they are masked."""
+        features = (image - self.mean) / self.std if self.normalised else image
+        found = []
+        for stage in self.stages:
+            features = stage(features)
+            found.append(features)
+        return found
+
+    def _masks(self, distorted: Sequence[Tensor], clean: Sequence[Tensor]) -> list[Tensor]:
+        pairs = zip(distorted, clean) if self.distorted_first else zip(clean, distorted)
+        return [network(torch.cat(pair, 1)) for network, pair in zip(self.mask_networks, pairs)]
+
+
+class EVGG(MaskedFeatureMetric):
+    """E-VGG: mask * |difference| of raw features, its mean over pixels, and the mean of these over all 1,472 channels.
+
+    Images go in as they are, not normalised, and stages are pooled by their mean.
+    """
+
+    name, file = "e-vgg", "E_VGG.pth"
+    distorted_first = True
+    normalised = False
+
+    def _pool(self) -> nn.Module:
+        return nn.AvgPool2d(2)
+
+    def _value(self, masks: Sequence[Tensor], distorted: Sequence[Tensor], clean: Sequence[Tensor]) -> Tensor:
+        parts = [(mask * (x - y).abs()).mean((2, 3)) for mask, x, y in zip(masks, distorted, clean)]
+        return torch.cat(parts, 1).mean(1)
+
+
+class ELPIPS(MaskedFeatureMetric):
+    """E-LPIPS: LPIPS' linear heads on (mask * difference)^2 of features of unit length; maxima between stages."""
+
+    name, file = "e-lpips", "E_LPIPS.pth"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ParameterList(torch.rand(1, channels, 1, 1) for channels in CHANNELS)
+
+    def _pool(self) -> nn.Module:
+        return nn.MaxPool2d(2)
+
+    def _features(self, image: Tensor) -> list[Tensor]:
+        return [F.normalize(features) for features in super()._features(image)]
+
+    def _value(self, masks: Sequence[Tensor], distorted: Sequence[Tensor], clean: Sequence[Tensor]) -> Tensor:
+        parts = [
+            (head * (mask * (x - y)).square()).mean((2, 3)).sum(1)
+            for head, mask, x, y in zip(self.heads, masks, distorted, clean)
+        ]
+        return torch.stack(parts).sum(0)
+
+
+class EDISTS(MaskedFeatureMetric):
+    """E-DISTS: DISTS' means and covariances of mask * features, the image's own among them; `L2Pool` between stages."""
+
+    name, file = "e-dists", "E_DISTS.pth"
+    channels = (3, *CHANNELS)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha, self.beta = (nn.Parameter(torch.rand(1, sum(self.channels), 1, 1)) for _ in range(2))
+
+    def _pool(self) -> nn.Module:
+        return L2Pool()
+
+    def _features(self, image: Tensor) -> list[Tensor]:
+        return [image, *super()._features(image)]
+
+    def _value(self, masks: Sequence[Tensor], distorted: Sequence[Tensor], clean: Sequence[Tensor]) -> Tensor:
+        total = self.alpha.sum() + self.beta.sum()
+        weights = zip(*(torch.split(part / total, list(self.channels), 1) for part in (self.alpha, self.beta)))
+        value = torch.ones(len(masks[0]), device=masks[0].device, dtype=masks[0].dtype)
+        for mask, x, y, (alpha, beta) in zip(masks, distorted, clean, weights):
+            x, y = mask * x, mask * y  # noqa: PLW2901
+            mean_x, mean_y = x.mean((2, 3), keepdim=True), y.mean((2, 3), keepdim=True)
+            var_x, var_y = ((z - mean).square().mean((2, 3), keepdim=True) for z, mean in ((x, mean_x), (y, mean_y)))
+            # From the centred values, so that equal images give 0 and not what cancellation leaves.
+            covariance = ((x - mean_x) * (y - mean_y)).mean((2, 3), keepdim=True)
+            texture = (2 * mean_x * mean_y + _C) / (mean_x.square() + mean_y.square() + _C)
+            structure = (2 * covariance + _C) / (var_x + var_y + _C)
+            value = value - (alpha * texture + beta * structure).sum((1, 2, 3))
+        return value

@@ -1,0 +1,74 @@
+"""The processes of one run, started by ``accelerate launch`` or torchrun, and the device that a command runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from milo_restore.errors import ConfigError, MiloRestoreError
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+
+def rank_and_size() -> tuple[int, int]:
+    """This process's number, from 0, and how many there are."""
+    import torch.distributed as dist
+
+    # Not accelerate's PartialState: made before an Accelerator, it sees one process on CPUs, however many there are.
+    several = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+
+
+def gather(mine: T) -> list[T]:
+    """Every process's value, in the order of the processes, on every process; it must be picklable."""
+    import torch.distributed as dist
+
+    processes = rank_and_size()[1]
+    gathered: list[Any] = [mine] * processes
+    if processes > 1:
+        dist.all_gather_object(gathered, mine)
+    return gathered
+
+
+def on_main(function: Callable[[], T]) -> T:
+    """Call a function on the first process; return its result on every process.
+
+    Raises:
+        MiloRestoreError: the function's, on every process.
+    """
+    import torch.distributed as dist
+
+    rank, processes = rank_and_size()
+    answer: list[Any] = [None, None]
+    if rank == 0:
+        try:
+            answer[0] = function()
+        except MiloRestoreError as error:
+            answer[1] = error
+    if processes > 1:
+        dist.broadcast_object_list(answer, src=0)
+    if answer[1] is not None:
+        raise answer[1]
+    return cast(T, answer[0])
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of ``--device``; without one, a GPU where there is one.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise ConfigError(f"cannot be used here ({reason})", where=f"--device {name}", mend="Use cpu") from error
+    return device

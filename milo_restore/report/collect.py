@@ -1,0 +1,222 @@
+"""What the report is made of: measured runs, put side by side where they restored the same images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from milo_restore.errors import ConfigError, DataError
+from milo_restore.measure.results import read_results
+
+RESULTS = "results.json"
+PROVENANCE = "provenance.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method on one set of images.
+
+    Attributes:
+        label: the method's name.
+        file: the results.json.
+        results: its content.
+        provenance: the provenance.json beside it; empty where there is none.
+    """
+
+    label: str
+    file: Path
+    results: dict[str, Any]
+    provenance: dict[str, Any]
+
+    def picture(self, role: str, image: dict[str, Any]) -> Path | None:
+        """Where an image's ``pred``, ``ref`` or ``input`` lies; None where the run has none."""
+        folder, name = self.results[role], image[role]
+        return None if folder is None or name is None else Path(folder) / name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the images, without suffix."""
+        return tuple(Path(image["name"]).stem for image in self.results["images"])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that restored the same images.
+
+    Attributes:
+        title: of the section.
+        runs: side by side, in order.
+    """
+
+    title: str
+    runs: tuple[Run, ...]
+
+    @property
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """What is known of each metric that some run measured, by name."""
+        found: dict[str, dict[str, Any]] = {}
+        for run in self.runs:
+            for name, about in run.results["metrics"].items():
+                found.setdefault(name, about)
+        return found
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the images."""
+        return self.runs[0].names
+
+    @property
+    def source(self) -> Run | None:
+        """A run whose inputs are those of all runs that name any; None where there are none, or others."""
+        named = [run for run in self.runs if run.results["input"] is not None]
+        return named[0] if len({run.results["input"] for run in named}) == 1 else None
+
+    @property
+    def milo(self) -> str | None:
+        """The MILO that measured all runs against references, by the metric's name."""
+        if any(run.results["ref"] is None for run in self.runs):
+            return None
+        names = [name for name in self.metrics if name.split(":")[0] == "milo"]
+        return next((name for name in names if all(name in run.results["metrics"] for run in self.runs)), None)
+
+    @property
+    def ranking(self) -> str | None:
+        """The metric that says which images are the best and the worst: MILO where it was measured, else the first."""
+        names = [name for name in self.metrics if name.split(":")[0] == "milo"] or list(self.metrics)
+        return names[0] if names else None
+
+    def values(self, metric: str) -> list[list[float | None]]:
+        """Of every image, of every run."""
+        return [[image["values"].get(metric) for image in run.results["images"]] for run in self.runs]
+
+
+def read_runs(names: Sequence[str]) -> list[Run]:
+    """The runs that are asked for.
+
+    Args:
+        names: each a folder with a results.json, or such a file, or ``LABEL=`` and one of these.
+
+    Raises:
+        DataError: a file is missing or no results.json.
+        ConfigError: one run is given twice.
+    """
+    runs = [_read(name) for name in names]
+    files = [run.file.resolve() for run in runs]
+    if twice := [run.file for run, file in zip(runs, files) if files.count(file) > 1]:
+        raise ConfigError("is given twice", where=twice[0])
+    return runs
+
+
+def _read(name: str) -> Run:
+    label, separator, path = name.partition("=")
+    file = Path(path if separator and not Path(name).exists() else name)
+    given = label if separator and not Path(name).exists() else None
+    file = file / RESULTS if file.is_dir() else file
+    if not file.is_file():
+        mend = "Give a folder or file that 'milo-restore evaluate --out DIR/results.json' wrote"
+        raise DataError("no such results", where=file, mend=mend)
+    results = read_results(file)
+    provenance: dict[str, Any] = {}
+    if (record := file.parent / PROVENANCE).is_file() and file.name == RESULTS:
+        try:
+            provenance = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"cannot be read ({error})", where=record, mend="Remove or mend it") from error
+        _check_provenance(provenance, record)
+    default = file.parent.name if file.name == RESULTS else file.stem
+    return Run(given or provenance.get("method") or default or str(file), file, results, provenance)
+
+
+def _check_provenance(record: Any, where: Path) -> None:
+    """Refuse what the page could not show.
+
+    Raises:
+        DataError: the record, or a part of it, is of another kind.
+    """
+    kinds: dict[str, Any] = {"paper": dict, "digits": dict, "configs": dict, "order": int, "group": str, "method": str}
+    wrong = [key for key, kind in kinds.items() if key in record and not isinstance(record[key], kind)] if isinstance(
+        record, dict
+    ) else ["the whole"]  # fmt: skip
+    if not wrong:
+        numbers = record.get("paper", {}).values()
+        wrong = [] if all(value is None or isinstance(value, (int, float)) for value in numbers) else ["paper"]
+    if wrong:
+        what = f"is no provenance.json of format 1 ({', '.join(wrong)})"
+        raise DataError(what, where=where, mend="Remove or mend it; 'milo-restore tables' writes such files")
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Put runs side by side: by the group that their provenance names, else where names and references are the same.
+
+    Raises:
+        ConfigError: runs of one group have other images or references, or one label.
+    """
+    found: dict[Any, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.provenance.get("group") or _identity(run), []).append(run)
+    groups = []
+    for key, members in found.items():
+        ordered = sorted(members, key=lambda run: run.provenance.get("order", 0))
+        title = key if isinstance(key, str) else _title(ordered[0])
+        for run in ordered[1:]:
+            if _identity(run) != _identity(ordered[0]):
+                what = f"has other images or references than {ordered[0].file}, both of {title}"
+                raise ConfigError(what, where=run.file, mend="Compare runs on the same images")
+        groups.append(Group(title, tuple(_labelled(ordered))))
+    return groups
+
+
+def _identity(run: Run) -> tuple[Any, ...]:
+    """Names and references' hashes; without references, the folder of the inputs."""
+    references = tuple(image["sha256"]["ref"] for image in run.results["images"])
+    return run.names, references, None if any(references) else run.results["input"]
+
+
+def _title(run: Run) -> str:
+    folder = run.results["ref"] or run.results["input"] or run.results["pred"]
+    return "/".join(Path(folder).parts[-2:])
+
+
+def _labelled(runs: Sequence[Run]) -> list[Run]:
+    """Two runs of one label get their folders' names behind it."""
+    labels = [run.label for run in runs]
+    named = [
+        run if labels.count(run.label) == 1 else Run(
+            f"{run.label} ({run.file.parent.name})", run.file, run.results, run.provenance
+        )
+        for run in runs
+    ]  # fmt: skip
+    labels = [run.label for run in named]
+    for run in named:
+        if labels.count(run.label) > 1:
+            raise ConfigError(f"a second run called {run.label}", where=run.file, mend="Give LABEL=PATH")
+    return named
+
+
+def extremes(group: Group, count: int) -> list[int]:
+    """Images that are worth a look where not all can be shown, in the order of the images.
+
+    Args:
+        group: of which.
+        count: how many. Each run's best and worst by `Group.ranking` take turns, so that every run's own are among
+            them; images without a value come last.
+    """
+    everything = range(len(group.names))
+    if group.ranking is None or count >= len(group.names):
+        return list(everything[:count])
+    sign = -1.0 if group.metrics[group.ranking]["better"] == "higher" else 1.0
+    orders = []
+    for values in group.values(group.ranking):
+        known = [(sign * value, number) for number, value in enumerate(values) if value is not None]
+        orders.append([number for _, number in sorted(known)])
+    turns = [
+        order[place]
+        for step in everything
+        for place in (step, -1 - step)
+        for order in orders
+        if step < len(order)
+    ]  # fmt: skip
+    return sorted(list(dict.fromkeys([*turns, *everything]))[:count])

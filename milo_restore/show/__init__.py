@@ -1,0 +1,1 @@
+"""Drawing: comparison grids, heat maps, distortion levels."""

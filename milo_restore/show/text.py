@@ -1,0 +1,20 @@
+"""Words and tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+ARROWS = {"higher": "↑", "lower": "↓"}
+"""The better direction, as tables show it."""
+
+
+def counted(images: int) -> str:
+    """A number of images, in words."""
+    return f"{images} image{'' if images == 1 else 's'}"
+
+
+def text_table(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells, the head first, in columns for the terminal."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+    return "\n".join([texts[0], "-" * max(map(len, texts)), *texts[1:]])

@@ -1,0 +1,140 @@
+"""Distorted pairs as latents: encoded once, labelled once, kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from milo_restore.data.images import to_tensor
+from milo_restore.data.keys import SampleKey
+from milo_restore.errors import ConfigError, DataError
+from milo_restore.files.write import replacing
+from milo_restore.teach.pairs import DistortedPairs
+
+
+class LatentPairs(Dataset[dict[str, Any]]):
+    """What `DistortedPairs` gives, as latents with labels, read from a cache. Make it with `encode_pairs`.
+
+    The cache holds one file per reference image: its latent, those of its distorted versions, and their labels.
+
+    Args:
+        pairs: the images.
+        folder: the cache.
+        identity: names all that the cached numbers depend on, beside the image itself.
+        factor: pixels per latent cell, along a side.
+    """
+
+    def __init__(self, pairs: DistortedPairs, folder: Path, identity: str, factor: int) -> None:
+        self.pairs, self.folder, self.identity, self.factor = pairs, folder, identity, factor
+        # 16 bytes each, for a million references are read for their names once only; zeros: not read yet.
+        self._names = np.zeros((len(pairs.references), 16), np.uint8)
+
+    def file(self, reference: int) -> Path:
+        """Where a reference's latents are: named by a digest of its pixels, its distortions and ``identity``."""
+        if not self._names[reference].any():
+            # Which distortion a single one is depends on the place in the list, and that on how many were chosen.
+            made = [pair[1:] for pair in self.pairs.of(reference)]
+            head = json.dumps([self.identity, made]).encode()
+            digest = hashlib.sha256(head + b"\0" + self.pairs.square_of(reference).tobytes()).digest()
+            self._names[reference] = np.frombuffer(digest[:16], np.uint8)
+        return self.folder / f"{self._names[reference].tobytes().hex()}.safetensors"
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        """``image`` and ``reference``, (4, s, s) float32 with s = square / factor; ``label``, a scalar; ``name``.
+
+        And ``mask``, (1, s, s), the teacher's, where the cache holds it.
+
+        Raises:
+            ConfigError: another patch than the whole square: a latent cell sees more than its own pixels.
+            DataError: the cached file is missing or damaged.
+        """
+        if key[3] != self.pairs.square:
+            what = f"a patch of {key[3]} is not the whole square of {self.pairs.square}"
+            raise ConfigError(what, where="patch", mend="Latents are not cropped: use the two same numbers")
+        pair = self.pairs.at(key[2])
+        place = self.pairs.place(pair)
+        path = self.file(pair.reference)
+        try:
+            with safe_open(path, "pt") as file:
+                image, label = file.get_slice("images")[place], file.get_slice("labels")[place]
+                reference = file.get_tensor("reference")
+                mask = {"mask": file.get_slice("masks")[place]} if "masks" in file.keys() else {}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            mend = "Delete it and start again: it is encoded anew"
+            raise DataError(f"cached latents cannot be read ({error})", where=path, mend=mend) from error
+        return {"image": image, "reference": reference, "label": label, **mask, "name": self.pairs.name(pair)}
+
+
+def mask_of_cells(mask: Tensor, latents: Tensor) -> Tensor:
+    """An image's mask (N, 1, H, W) as one of its latents (N, C, h, w): means over the cells' pixels, (N, 1, h, w)."""
+    return F.adaptive_avg_pool2d(mask, (latents.shape[-2], latents.shape[-1]))
+
+
+@torch.no_grad()
+def encode_pairs(
+    pairs: DistortedPairs,
+    folder: str | Path,
+    encode: Callable[[Tensor], Tensor],
+    label: Callable[[Tensor, Tensor], Tensor],
+    *,
+    mask: Callable[[Tensor, Tensor], Tensor] | None = None,
+    identity: dict[str, Any],
+    device: torch.device,
+    batch: int = 16,
+    share: tuple[int, int] = (0, 1),
+) -> LatentPairs:
+    """Encode and label every pair that is not in the cache yet. Interrupted, it goes on where it was.
+
+    Args:
+        pairs: the images.
+        folder: the cache; made where it is missing.
+        encode: (N, 3, H, W) in [0, 1] to latents (N, 4, h, w), already multiplied by the VAE's scaling factor.
+        label: images and references, (N, 3, H, W), to MOS (N,).
+        mask: the same to a teacher's masks (N, 1, H, W), which are kept as those of cells (`mask_of_cells`).
+        identity: names the encoder and the teacher, by hashes.
+        device: where both compute.
+        batch: images at a time.
+        share: this process's number and how many there are: each encodes its part. Wait for all before reading.
+
+    Raises:
+        DataError: an image cannot be read, or the cache cannot be written.
+    """
+    settings = [pairs.square, pairs.seed, pairs.one_each, pairs.distortions]
+    first = encode(to_tensor(pairs.square_of(0))[None].to(device))
+    names = json.dumps([identity, settings, *(["masks"] if mask else [])], sort_keys=True)
+    latents = LatentPairs(pairs, Path(folder), names, pairs.square // first.shape[-1])
+    for number in tqdm(range(len(pairs.references)), desc="encoding references", unit="image", disable=None):
+        path = latents.file(number)
+        if number % share[1] != share[0] or path.exists():
+            continue
+        reference = to_tensor(pairs.square_of(number))[None].to(device)
+        arrays = [pairs.images(pair)[0] for pair in pairs.of(number)]
+        parts: list[Tensor] = []
+        labels: list[Tensor] = []
+        masks: list[Tensor] = []
+        for start in range(0, len(arrays), batch):
+            images = torch.stack([to_tensor(array) for array in arrays[start : start + batch]]).to(device)
+            parts.append(encode(images).float().cpu())
+            labels.append(label(images, reference.expand_as(images)).float().cpu())
+            if mask is not None:
+                masks.append(mask_of_cells(mask(images, reference.expand_as(images)), parts[-1]).float().cpu())
+        content = {"images": torch.cat(parts), "labels": torch.cat(labels), "reference": encode(reference)[0].float()}
+        content |= {"masks": torch.cat(masks)} if masks else {}
+        with replacing(path) as temporary:
+            save_file({key: value.cpu().contiguous() for key, value in content.items()}, temporary)
+    return latents

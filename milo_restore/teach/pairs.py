@@ -1,0 +1,199 @@
+"""Pairs for training MILO: photographs and their KADID distortions, synthesised as they are asked for."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import Dataset
+
+from milo_restore.data.image_sets import centre_crop
+from milo_restore.data.images import read_image, to_tensor
+from milo_restore.data.kadid import DISTORTIONS, LEVELS, distort
+from milo_restore.data.keys import SampleKey, epoch_order, keyed_rng
+from milo_restore.errors import ConfigError, DataError
+from milo_restore.files.datasets import SUFFIXES
+
+ALL_DISTORTIONS = tuple(kind.number for kind in DISTORTIONS)
+_UNITS = {"": 1, "k": 1_000, "M": 1_000_000}
+
+Reference = Path | tuple[str, NDArray[np.uint8]]
+"""An image file, or the name and (H, W, 3) uint8 pixels of an image that is in memory."""
+
+
+class Pair(NamedTuple):
+    """Which distorted image: number of the reference, KADID's number of the distortion, and its level."""
+
+    reference: int
+    distortion: int
+    level: int
+
+
+def find_references(folder: str | Path, count: int | str | None, seed: int) -> tuple[list[Path], bool]:
+    """Choose reference images from a folder and the folders below it, as ImageNet's classes are stored.
+
+    Args:
+        folder: of images.
+        count: as Table 1 of the paper writes it: 10000, ``10k`` or ``1M``, to be paired with all distortions, or with
+            a star, ``100k*``, with one random distortion each. None: all images; ``*``: all, one distortion each.
+        seed: which images, where not all: a random choice, the same everywhere.
+
+    Returns:
+        The files, and whether each gets one distortion only.
+
+    Raises:
+        ConfigError: another spelling.
+        DataError: no such folder, or fewer images than asked for.
+    """
+    match = re.fullmatch(r"(?:(\d+)(k|M)?)?(\*)?", "" if count is None else str(count))
+    if match is None or match.group(1) == "0":
+        mend = "Write 10000, 10k or 1M; 100k* for one random distortion each; null for all images"
+        raise ConfigError(f"{count!r} is no number of reference images", where="references", mend=mend)
+    if not Path(folder).is_dir():
+        raise DataError("no such folder", where=folder, mend="Name a folder of images, such as ImageNet's train")
+    walk = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    found = sorted(path for path in walk if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    wanted = int(match.group(1)) * _UNITS[match.group(2) or ""] if match.group(1) else len(found)
+    if wanted > len(found) or not found:
+        what = f"holds {len(found)} images" + (f", {wanted} are wanted" if found else "")
+        raise DataError(what, where=folder, mend="Lower references, or name a larger folder")
+    chosen = keyed_rng(seed, "references").permutation(len(found))[:wanted]
+    return [found[i] for i in sorted(chosen)], match.group(3) is not None
+
+
+def centre_square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """The largest centre square of an image, resized to ``side`` (supplement, section 1); bicubic, antialiased."""
+    short = min(image.shape[:2])
+    square = Image.fromarray(centre_crop(image, short))
+    return np.asarray(square.resize((side, side), Image.Resampling.BICUBIC)) if short != side else np.asarray(square)
+
+
+class DistortedPairs(Dataset[dict[str, Any]]):
+    """Every reference with every distortion at every level, or with one random distortion each.
+
+    An image is made a square, distorted as a whole, and then cut to the patch that the key asks for, the same place in
+    both. A sample is a pure function of ``seed`` and its key; each epoch visits every pair once.
+
+    Args:
+        references: files, or images in memory.
+        one_each: one random distortion and level per reference (Table 1's star), the same in every epoch.
+        square: side of the square that is distorted, in pixels; the paper's is 256.
+        seed: of the order, the distortions' random draws and the crops.
+        distortions: KADID's numbers of those to use.
+
+    Raises:
+        ConfigError: a side below 16, or no such distortion.
+        DataError: no references.
+    """
+
+    def __init__(
+        self,
+        references: Sequence[Reference],
+        *,
+        one_each: bool = False,
+        square: int = 256,
+        seed: int = 0,
+        distortions: Sequence[int] = ALL_DISTORTIONS,
+    ) -> None:
+        if not references:
+            raise DataError("no reference images to distort")
+        if square < 16:
+            raise ConfigError(f"squares have sides of at least 16 pixels, got {square}", where="square")
+        if not distortions or not set(distortions) <= set(ALL_DISTORTIONS):
+            raise ConfigError(f"{list(distortions)} are not numbers from 1 to 25", where="distortions")
+        self.references, self.one_each, self.square, self.seed = list(references), one_each, square, seed
+        self.distortions = tuple(distortions)
+        # Workers get a copy each; small sets stay decoded in memory, large ones pass through.
+        self._read = functools.lru_cache(maxsize=1024)(self._read_square)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_read"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._read = functools.lru_cache(maxsize=1024)(self._read_square)
+
+    def __len__(self) -> int:
+        """The number of pairs, which is the length of an epoch. Keys go on beyond it."""
+        return len(self.references) * (1 if self.one_each else len(self.distortions) * LEVELS)
+
+    def pair(self, number: int) -> Pair:
+        """The ``number``-th of all pairs, in a fixed order: by reference, then distortion, then level."""
+        if self.one_each:
+            rng = keyed_rng(self.seed, "one distortion", number)
+            return Pair(number, int(rng.choice(self.distortions)), int(rng.integers(1, LEVELS, endpoint=True)))
+        rest, level = divmod(number, LEVELS)
+        reference, kind = divmod(rest, len(self.distortions))
+        return Pair(reference, self.distortions[kind], level + 1)
+
+    def of(self, reference: int) -> list[Pair]:
+        """All pairs of one reference, in the order of `pair`."""
+        count = 1 if self.one_each else len(self.distortions) * LEVELS
+        return [self.pair(reference * count + place) for place in range(count)]
+
+    def place(self, pair: Pair) -> int:
+        """Where a pair stands in `of` its reference."""
+        return 0 if self.one_each else self.distortions.index(pair.distortion) * LEVELS + pair.level - 1
+
+    def at(self, position: int) -> Pair:
+        """The pair at ``position`` of the run."""
+        epoch, place = divmod(position, len(self))
+        return self.pair(int(epoch_order(self.seed, epoch, len(self))[place]))
+
+    def square_of(self, reference: int) -> NDArray[np.uint8]:
+        """A reference image's square, (square, square, 3) uint8. Not to be written to.
+
+        Raises:
+            DataError: the image cannot be read.
+        """
+        return self._read(reference)
+
+    def images(self, pair: Pair) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """The distorted square and its reference, both (square, square, 3) uint8."""
+        reference = self.square_of(pair.reference)
+        return distort(reference, pair.distortion, pair.level, seed=self.seed), reference
+
+    def name(self, pair: Pair) -> str:
+        """What to call a pair in messages: the image, the distortion, the level."""
+        return f"{self.reference_name(pair.reference)} distortion {pair.distortion} level {pair.level}"
+
+    def reference_name(self, number: int) -> str:
+        """What to call a reference image in messages."""
+        reference = self.references[number]
+        return reference.name if isinstance(reference, Path) else reference[0]
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        """One sample: ``image`` and ``reference``, (3, p, p) float32 in [0, 1], and ``name``.
+
+        Raises:
+            DataError: an image cannot be read.
+            ConfigError: the patch is larger than the square.
+        """
+        pair = self.at(key[2])
+        rows, columns = self._window(key)
+        image, reference = (to_tensor(side[rows, columns]) for side in self.images(pair))
+        return {"image": image, "reference": reference, "name": self.name(pair)}
+
+    def reference_crop(self, key: SampleKey) -> NDArray[np.uint8]:
+        """The reference of the sample under ``key``, (p, p, 3) uint8, without the work of distorting it."""
+        rows, columns = self._window(key)
+        return self.square_of(self.at(key[2]).reference)[rows, columns]
+
+    def _window(self, key: SampleKey) -> tuple[slice, slice]:
+        step, index, _, patch = key
+        if patch > self.square:
+            raise ConfigError(f"a patch of {patch} does not fit into squares of {self.square}", where="patch")
+        rng = keyed_rng(self.seed, "crop", step, index)
+        top, left = (int(rng.integers(self.square - patch + 1)) for _ in range(2))
+        return slice(top, top + patch), slice(left, left + patch)
+
+    def _read_square(self, number: int) -> NDArray[np.uint8]:
+        reference = self.references[number]
+        return centre_square(read_image(reference) if isinstance(reference, Path) else reference[1], self.square)
