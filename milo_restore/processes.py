@@ -55,6 +55,37 @@ def on_main(function: Callable[[], T]) -> T:
     return cast(T, answer[0])
 
 
+def over_processes(count: int, work: Callable[[int], T], *, title: str, progress: bool | None = None) -> list[T]:
+    """Work on images, each of N processes on every N-th one; all return all results, in order.
+
+    Args:
+        count: how many images there are.
+        work: the result of the image of that number, from 0; it must be picklable.
+        title: of the progress bar.
+        progress: show it on the main process; None: where standard error is a terminal.
+
+    Raises:
+        MiloRestoreError: ``work``'s, on all processes.
+    """
+    from tqdm import tqdm
+
+    rank, processes = rank_and_size()
+    hidden = rank > 0 or (None if progress is None else not progress)  # None: on terminals only
+    mine = range(rank, count, processes)
+    rows: list[tuple[int, T]] = []
+    failure: MiloRestoreError | None = None
+    try:
+        for number in tqdm(mine, desc=title, unit="image", leave=False, disable=hidden):
+            rows.append((number, work(number)))
+    except MiloRestoreError as error:  # raised below, on all processes: the others would wait for this one for ever
+        failure = error
+    gathered = gather((rows, failure))
+    for failure in [problem for _, problem in gathered if problem is not None]:
+        raise failure
+    ordered = sorted((row for part, _ in gathered for row in part), key=lambda row: row[0])
+    return [row for _, row in ordered]
+
+
 def choose_device(name: str | None) -> torch.device:
     """The device of ``--device``; without one, a GPU where there is one.
 

@@ -23,11 +23,17 @@ from milo_restore import MILO, Restormer
 from milo_restore.config import dump_config
 from milo_restore.data import NoisyPatches, load_collection, write_png
 from milo_restore.data.image_sets import centre_crop
+from milo_restore.data.restoration_pairs import noisy_pairs
 from milo_restore.files.write import write_text
 from milo_restore.loss import LossSettings, MILOLoss, build_loss
-from milo_restore.measure import denoising_samples, evaluate_denoiser, summary_table
+from milo_restore.measure import Restore, comparison_table, evaluate_restorers, sample_picture, score_restorer
+from milo_restore.measure.metrics import Protocol, load_metrics
+from milo_restore.measure.restorer import given
+from milo_restore.models.denoise import denoise
 from milo_restore.train import TrainSettings, fit
 from milo_restore.train.command import RunArguments, run_recipe
+
+MASK_TOP = 1.0  # of (0, 4), where the colours of the pictures' masks end: a mask of leftover noise rarely passes 1
 
 
 @dataclass(frozen=True)
@@ -70,49 +76,72 @@ class Config:
     network: Network = field(default_factory=Network)
     loss: LossSettings = field(default_factory=LossSettings)
     training: TrainSettings = field(default_factory=TrainSettings)
-    metric_weights: str = "official"  # of the MILO that measures the results: official, mini, auto or a path
+    metrics: tuple[str, ...] = (
+        "psnr",
+        "ssim",
+        "milo",
+    )  # any of milo-restore evaluate; also as curves, and keep_best may name one
 
 
 def main(config: Config, run: RunArguments) -> int:
     """Data, network, loss, training, final evaluation."""
-    state, data, sigma = PartialState(), config.data, config.data.test_sigmas[0]
+    state, data = PartialState(), config.data
     images = [image for name in data.train for image in load_collection(name, data.root)]
     patches = NoisyPatches(images, sigma=data.sigma, seed=config.training.seed, mixup=data.mixup)
-    tests = {
-        name: [(file, centre_crop(image, data.test_side)) for file, image in load_collection(name, data.root)]
-        for name in data.test
-    }
-    quick = [image for collection in tests.values() for image in collection][: data.quick_images]
+    tests = {}
+    for name in data.test:
+        clean = [(file, centre_crop(image, data.test_side)) for file, image in load_collection(name, data.root)]
+        tests |= {f"{name}, sigma {sigma:g}": noisy_pairs(clean, sigma) for sigma in data.test_sigmas}
+    first = [pairs for name, pairs in tests.items() if name.endswith(f"sigma {data.test_sigmas[0]:g}")]
+    quick = [pair for pairs in first for pair in pairs][: data.quick_images]
 
     torch.manual_seed(config.training.seed)
     model = Restormer(**vars(config.network))
     loss = build_loss(config.loss, config.training.steps).to(state.device)
-    milo = MILO.from_pretrained(config.metric_weights).to(state.device)
+    metrics, _ = load_metrics(config.metrics, Protocol(), state.device, skip_unavailable=False)
+    milo = next((metric.module for metric in metrics if isinstance(metric.module, MILO)), None)
     used = {"loss": config.loss.label, "loss_weights": str(loss.weights) if isinstance(loss, MILOLoss) else None}
 
     def step(model: nn.Module, batch: dict[str, Any], number: int) -> tuple[Tensor, dict[str, Tensor]]:
         return loss.terms(model(batch["input"]), batch["target"], step=number)
 
+    def denoiser(model: nn.Module) -> Restore:
+        return lambda pair, number: denoise(model, pair.degraded)
+
+    def mask(output: Tensor, target: Tensor) -> Tensor:
+        return milo.mask(output.to(state.device), reference=target.to(state.device))  # type: ignore[union-attr]
+
+    def picture(model: nn.Module) -> Any:
+        return sample_picture({"output": denoiser(model)}, quick[:3], mask if milo else None, mask_top=MASK_TOP)
+
+    def score(restore: Restore) -> dict[str, float]:
+        return score_restorer(restore, quick, metrics, device=state.device, progress=False)
+
     if run.dry_run:
-        state.print(f"{dump_config(config)}# {used}, measured with MILO {milo.weights}")
+        measured = ", ".join(f"{metric.name} ({metric.weights})" for metric in metrics)
+        state.print(f"{dump_config(config)}# {used}, measured with {measured}")
         return 0
+    noisy = {f"input_{name}": value for name, value in score(given).items()}
     result = fit(
         model, step, patches, config.training, run.output,
         resume=run.resume,
-        evaluate=lambda model: evaluate_denoiser(model, quick, sigma, milo, progress=False).means(),
-        sample=lambda model: denoising_samples(model, quick[:3], sigma, milo),
+        evaluate=lambda model: {**score(denoiser(model)), **noisy},
+        sample=picture,
+        lower_better={metric.name: metric.lower_better for metric in metrics},
         curriculum=loss.curriculum.position if isinstance(loss, MILOLoss) else None,
-        record={"config": dump_config(config), "fixed": used, "metric_weights": str(milo.weights)},
+        record={"config": dump_config(config), "fixed": used, "metrics": {m.name: m.weights for m in metrics}},
     )  # fmt: skip
     if result.stopped:
-        return 128 + (result.signal or 0)
+        return result.exit_code
     model.to(state.device)
-    scores = [(n, s, evaluate_denoiser(model, tests[n], s, milo)) for n in data.test for s in data.test_sigmas]
+    words = {"input": "noisy input", "restored": config.loss.label}
+    methods = {"restored": denoiser(model)}
+    results = evaluate_restorers(methods, tests, metrics, run.output / "eval", labels=words, device=state.device)
     if state.is_main_process:
-        numbers = {"steps": result.step, **used, "results": [{"data": n, **s.as_dict()} for n, _, s in scores]}
-        write_text(run.output / "metrics.json", json.dumps(numbers, indent=1) + "\n")
-        write_png(run.output / "samples" / "final.png", denoising_samples(model, quick[:3], sigma, milo))
-        print(f"{summary_table(scores)}\nMILO weights: {milo.weights}; run folder: {run.output}")
+        write_text(run.output / "run.json", json.dumps({"steps": result.step, **used}, indent=1) + "\n")
+        write_png(run.output / "samples" / "final.png", picture(model))
+        print(comparison_table(results, words))
+        print(f"run folder: {run.output}; milo-restore report {run.output} --out report.html shows the pictures")
     return 0
 
 

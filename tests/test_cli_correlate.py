@@ -22,7 +22,7 @@ from milo_restore.cli import main
 from milo_restore.data import read_image, to_tensor
 from milo_restore.errors import ConfigError
 from milo_restore.measure import metrics
-from milo_restore.measure.metrics import Batch, MetricUnavailable, load_metric, names
+from milo_restore.measure.metrics import Batch, MetricUnavailable, from_pyiqa, load_metric, table
 from milo_restore.opinions import correlate, datasets, layouts
 
 
@@ -308,9 +308,9 @@ def test_without_pyiqa(monkeypatch):
 
 def test_every_offered_name_is_pyiqas():
     configs = pytest.importorskip("pyiqa.default_model_configs").DEFAULT_CONFIGS
-    assert {configs[name]["metric_mode"] for name in names.PYIQA_FR} == {"FR"}
-    assert {configs[name]["metric_mode"] for name in names.PYIQA_NR} == {"NR"}
-    assert not set(names.NOT_OFFERED) & set(configs)
+    assert {configs[name]["metric_mode"] for name in from_pyiqa.FULL_REFERENCE} == {"FR"}
+    assert {configs[name]["metric_mode"] for name in from_pyiqa.NO_REFERENCE} == {"NR"}
+    assert not set(table.NOT_OFFERED) & set(configs)
 
 
 def test_pyiqas_psnr():

@@ -15,8 +15,9 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from milo_restore.cli import main, tables
+from milo_restore.cli import main
 from milo_restore.data import held_out_photographs, write_png
+from milo_restore.paper import reproduce
 
 TRAIN = """
 import json, pathlib, sys, time
@@ -253,7 +254,7 @@ def test_only_needs_one_table(capsys):
 
 
 def test_available_metrics_are_tried_before_anything_runs():
-    assert tables._available(["psnr", "ens"], skip=True) == {"psnr"}
+    assert reproduce.available_metrics(["psnr", "ens"], skip=True) == {"psnr"}
 
 
 def test_a_real_row_from_training_to_report(tmp_path, monkeypatch):

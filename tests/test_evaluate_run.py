@@ -28,12 +28,11 @@ from milo_restore.measure.metrics import (
     Batch,
     MetricUnavailable,
     Protocol,
-    check_name,
+    find_metric,
     from_pyiqa,
     load_metric,
     load_metrics,
-    names,
-    needs_reference,
+    table,
 )
 from milo_restore.measure.results import bootstrap_interval, make_results, to_csv, to_json
 from milo_restore.measure.run import measure
@@ -281,13 +280,13 @@ def test_the_surrogate_says_what_it_is(shared):
 )
 def test_unknown_names(name, words):
     with pytest.raises(ConfigError) as caught:
-        check_name(name)
+        find_metric(name)
     assert words in str(caught.value)
 
 
 def test_which_metrics_need_references():
     names = ("psnr", "milo:x", "pyiqa:ssim", "lpips", "ens-surrogate", "ens", "musiq", "clipiqa", "niqe-basicsr")
-    assert [needs_reference(name) for name in names] == [True] * 6 + [False] * 3
+    assert [find_metric(name).reference for name in names] == [True] * 6 + [False] * 3
 
 
 def test_what_cannot_be_had_stops_the_run_or_is_skipped(monkeypatch):
@@ -306,7 +305,7 @@ def test_what_cannot_be_had_stops_the_run_or_is_skipped(monkeypatch):
     assert "ens-surrogate" in unavailable["ens"].mend
     with pytest.raises(MetricUnavailable, match="no network here"):  # nothing is left
         load_metrics(["musiq"], **load, skip_unavailable=True)
-    assert needs_reference("new_nr") is False  # unknown here, known to that pyiqa
+    assert find_metric("new_nr").reference is False  # unknown here, known to that pyiqa
 
 
 # Folders
@@ -574,4 +573,4 @@ def test_the_protocol_is_checked():
         Protocol("lab")
     with pytest.raises(ConfigError, match="less than 0"):
         Protocol(border=-1)
-    assert names.ABSENT["ens"] in str(pytest.raises(MetricUnavailable, load_metric, "ens").value)
+    assert table.ABSENT["ens"] in str(pytest.raises(MetricUnavailable, load_metric, "ens").value)

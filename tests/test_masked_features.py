@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from milo_restore.errors import ConfigError, DataError, WeightsError
-from milo_restore.measure.metrics import MetricUnavailable, load_metric, needs_reference
+from milo_restore.measure.metrics import MetricUnavailable, find_metric, load_metric
 from milo_restore.metric import FEATURE_METRICS, e_weights, load_feature_metric
 from milo_restore.metric.e_features import CHANNELS, EDISTS, ELPIPS, EVGG, L2Pool
 
@@ -260,7 +260,7 @@ def test_what_is_missing_says_where_it_belongs(published, backbone, monkeypatch,
 
 
 def test_evaluate_offers_them(published, backbone, tmp_path, monkeypatch):
-    assert all(needs_reference(name) for name in FEATURE_METRICS)
+    assert all(find_metric(name).reference for name in FEATURE_METRICS)
     metric = load_metric("e-lpips")
     assert (metric.reference, metric.lower_better) == (True, True)
     (published / "E_LPIPS.pth").unlink()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from milo_restore.cli.metric import add_list_metrics
 from milo_restore.errors import ConfigError
 from milo_restore.files.write import check_target, write_text
 
@@ -54,11 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="NAME",
-        help="as for evaluate: milo, milo:mini, milo:PATH, e-mae, ..., psnr, ssim (of RGB), mae, st-lpips, "
-        "ens-surrogate, or a full-reference metric of pyiqa: pyiqa:psnr, pyiqa:ssim (of the luma), ms_ssim, fsim, vif, "
-        "vsi, gmsd, lpips, lpips-vgg, dists, topiq_fr, pieapp, wadiqam_fr, ...; all: every one that can be measured "
-        "here, the rest listed with the reason",
+        help="full-reference metrics as for evaluate, see --list-metrics; all: every one that can be measured here, "
+        "the rest listed with the reason",
     )
+    add_list_metrics(parser)
     parser.add_argument("--split", choices=_SPLITS, help="a part of kadid10k, split 80-20 by reference image")
     parser.add_argument("--table", type=Path, metavar="FILE", help="another table of opinions than the data set's own")
     parser.add_argument("--only-present", action="store_true", help="leave out pairs whose images are not there")
@@ -98,7 +98,7 @@ def main(arguments: argparse.Namespace) -> int:
 def _measure(arguments: argparse.Namespace) -> Run:
     from milo_restore.files import cache_folder
     from milo_restore.measure.cache import ScoreCache
-    from milo_restore.measure.metrics import FULL_REFERENCE, Protocol, check_name, load_metrics, needs_reference
+    from milo_restore.measure.metrics import FULL_REFERENCE, Protocol, find_metric, load_metrics
     from milo_restore.opinions.correlate import correlate_metric, hash_pairs
     from milo_restore.opinions.datasets import opinion_pairs, present_pairs
     from milo_restore.processes import choose_device
@@ -106,8 +106,7 @@ def _measure(arguments: argparse.Namespace) -> Run:
     everything = arguments.metrics == ["all"]
     names = list(FULL_REFERENCE) if everything else list(dict.fromkeys(arguments.metrics))
     for name in names:
-        check_name(name)
-        if needs_reference(name) is False:
+        if not find_metric(name).reference:
             raise ConfigError("does not look at the reference", where=repr(name), mend="Give full-reference metrics")
     place = (arguments.dataset, arguments.root, arguments.split)
     if arguments.only_present:

@@ -89,7 +89,7 @@ def _denoise_all(model: Restormer, jobs: list[Job], sigma: float | None, device:
 
     from milo_restore.data import evaluation_input
     from milo_restore.data.images import read_image, to_tensor, write_png
-    from milo_restore.measure import denoise
+    from milo_restore.models.denoise import denoise
 
     for job in tqdm(jobs, desc="denoising", unit="image", disable=None):
         image = read_image(job.source)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from milo_restore.cli.metric import add_list_metrics
 from milo_restore.errors import ConfigError
 from milo_restore.files.write import check_target, write_text
 
@@ -37,10 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="NAME",
-        help="psnr, ssim (by the protocol below), mae, milo, milo:mini, milo:PATH, e-mae, e-mse, e-psnr, e-ssim, "
-        "e-vgg, e-lpips, e-dists, ens-surrogate, niqe-basicsr, st-lpips, or any metric of pyiqa by its exact name: "
-        "lpips, dists, topiq_nr, clipiqa, musiq, niqe, ...; pyiqa:psnr and pyiqa:ssim are pyiqa's own (80 dB; luma)",
+        help="psnr, ssim, milo, milo:PATH, st-lpips, ..., or any metric of pyiqa by its exact name; see --list-metrics",
     )
+    add_list_metrics(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="results.json to write")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write one line per image, too")
     parser.add_argument(
@@ -74,15 +74,14 @@ def main(arguments: argparse.Namespace) -> int:
 
     from milo_restore.files import cache_folder
     from milo_restore.measure.folders import find_images
-    from milo_restore.measure.metrics import check_name, load_metrics, needs_reference
+    from milo_restore.measure.metrics import find_metric, load_metrics
     from milo_restore.measure.results import make_results, results_table, to_csv, to_json
     from milo_restore.measure.run import measure
     from milo_restore.show.text import counted
 
     protocol = _protocol(arguments)
     for name in arguments.metrics:
-        check_name(name)
-        if arguments.ref is None and needs_reference(name):
+        if find_metric(name).reference and arguments.ref is None:
             raise ConfigError("compares with a reference", where=name, mend="Give --ref DIR, or leave it out")
     folders = {"pred": arguments.pred, "ref": arguments.ref, "input": arguments.input}
     images = find_images(**folders)

@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 
     from milo_restore.metric import MaskedError
 
+
+class _ListMetrics(argparse.Action):
+    """Prints every metric's name and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        from milo_restore.measure.metrics.table import help_text
+
+        print(help_text())
+        parser.exit()
+
+
 LATENT_SUFFIXES = (".npy", ".safetensors", ".pt", ".pth")
 
 
@@ -39,6 +50,11 @@ def add_metric_arguments(parser: argparse.ArgumentParser) -> None:
         + " files",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one, else cpu)")
+
+
+def add_list_metrics(parser: argparse.ArgumentParser) -> None:
+    """``--list-metrics``: every name that ``--metrics`` takes. Torch comes only where it is asked for."""
+    parser.add_argument("--list-metrics", action=_ListMetrics, nargs=0, help="print every name for --metrics, and end")
 
 
 def load_metric(weights: str, *, latent: bool, device: str | None) -> tuple[MaskedError, torch.device]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 from milo_restore.data.crops import Crops, cut
 from milo_restore.data.degrade import Degradation, build_degradation
 from milo_restore.data.degrade.kernels import load_degradations
+from milo_restore.data.images import read_image
 from milo_restore.data.keys import SampleKey, keyed_rng
+from milo_restore.errors import DataError
 
 STREAM = "degrade"
 
@@ -84,6 +87,33 @@ class DegradedPairs(Crops):
         if self.flip and rng.random() < 0.5:
             crop = crop[:, ::-1]
         return np.ascontiguousarray(crop).astype(np.float32) / np.float32(255)
+
+
+class Files(Sequence[Any]):
+    """Image files as (name, array), each read when it is asked for: for sets that do not fit into memory."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: Any) -> tuple[str, NDArray[np.uint8]]:
+        return self.paths[number].name, read_image(self.paths[number])
+
+
+class FilePairs(DegradedPairs):
+    """`DegradedPairs` of images that stay on disk."""
+
+    def __init__(self, files: Files, degradation: Degradation | None, *, seed: int) -> None:
+        super().__init__([files[0]], degradation, seed=seed)
+        self.images: Any = files
+
+    def _crop(self, image: NDArray[np.uint8], step: int, index: int, patch: int) -> NDArray[np.float32]:
+        if min(image.shape[:2]) < patch:
+            what = f"a patch of {patch} pixels does not fit into an image of {image.shape[1]}x{image.shape[0]}"
+            raise DataError(what, where="data.train", mend="Leave small images out, or take smaller patches")
+        return super()._crop(image, step, index, patch)
 
 
 def _tensor(image: NDArray[np.float32]) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,21 @@ def list_images(folder: str | Path) -> list[Path]:
         raise DataError(f"cannot be listed ({error.strerror or error})", where=folder) from error
     if not paths:
         raise DataError("holds no images", where=folder, mend=f"Expected files ending in {', '.join(SUFFIXES)}")
+    return paths
+
+
+def list_images_below(folder: str | Path) -> list[Path]:
+    """The image files of a folder and of the folders below it, as ImageNet's classes are stored, sorted by path.
+
+    Raises:
+        DataError: the folder is missing or holds no image.
+    """
+    if not Path(folder).is_dir():
+        raise DataError("no such folder", where=folder, mend="Name a folder of images, such as ImageNet's train")
+    walk = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    paths = sorted(path for path in walk if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    if not paths:
+        raise DataError("holds 0 images", where=folder, mend=f"Expected files ending in {', '.join(SUFFIXES)}")
     return paths
 
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from milo_restore.data.keys import SampleKey, epoch_order
 from milo_restore.errors import ConfigError, DataError
 from milo_restore.files.write import replacing, write_text
+from milo_restore.processes import gather, rank_and_size
 
 Encode = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 """Degraded images and targets, (N, 3, p, p), to named latents, (N, 4, p / 8, p / 8) each."""
@@ -78,7 +79,7 @@ def cache_latents(
     device: torch.device | str = "cpu",
     batch: int = 8,
     workers: int = 0,
-    share: tuple[int, int] = (0, 1),
+    share: tuple[int, int] | None = None,
     say: Callable[[str], None] = print,
 ) -> CachedLatents:
     """Encode each sample of a pool that is not in the cache yet. Interrupted, it goes on where it was.
@@ -97,7 +98,8 @@ def cache_latents(
         device: where ``encode`` computes.
         batch: samples at a time.
         workers: processes that degrade images.
-        share: this process's number and how many there are: each encodes its part. Wait for all before reading.
+        share: this process's number and how many there are: each encodes its part, and then waits for the others; by
+            default as launched.
         say: told of each damaged file, which is encoded anew.
 
     Raises:
@@ -108,6 +110,7 @@ def cache_latents(
         raise ConfigError(f"needs at least 1 sample, got {samples}", where="cache.samples")
     about = json.dumps({**identity, "patch": patch, "seed": seed}, sort_keys=True, indent=1)
     home = Path(folder) / hashlib.sha256(about.encode()).hexdigest()[:16]
+    share = share or rank_and_size()
     if share[0] == 0:
         write_text(home / "identity.json", about + "\n")
     missing = [number for number in range(share[0], samples, share[1]) if not _intact(sample_file(home, number), say)]
@@ -122,6 +125,7 @@ def cache_latents(
                 path = sample_file(home, missing[first + place])
                 _write(path, {key: value[place] for key, value in parts.items()}, name)
                 bar.update()
+    gather(None)  # the others may read what this process has written, and it what they have
     return CachedLatents(home, samples, patch, seed)
 
 

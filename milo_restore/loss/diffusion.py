@@ -6,7 +6,7 @@ Only latents are looked at; nothing is ever decoded.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -151,6 +151,20 @@ class DiffusionLoss(nn.Module):
         if self.settings.anchor is not None:
             value = value + self.settings.anchor * self._latent_error(prediction, z_t, z0, timesteps)
         return self.settings.loss_weight * value
+
+    def terms(self, *arguments: Tensor, compare: bool, **options: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and what to log beside it, for `milo_restore.train.fit`.
+
+        Args:
+            arguments: as in `forward`.
+            compare: log `cosine_with_mse`: how far this is another loss at all.
+            options: as in `forward`.
+
+        Returns:
+            The loss, and ``cosine_mse`` where it was asked for.
+        """
+        value = self(*arguments, **options)
+        return value, {"cosine_mse": self.cosine_with_mse(*arguments, **options)} if compare else {}
 
     @torch.enable_grad()
     def cosine_with_mse(

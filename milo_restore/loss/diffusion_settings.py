@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from milo_restore.errors import ConfigError
 from milo_restore.loss.curriculum import CurriculumKind
+
+STABLE_DIFFUSION = 0.18215
+"""Scaling factor of Stable Diffusion 1's and 2's VAE."""
 
 _CHOICES: dict[str, tuple[str | int, ...]] = {
     "kind": ("mse", "mae", "milo"),
@@ -84,6 +88,25 @@ class DiffusionLossSettings:
         shapes = ("curriculum", "residual", "power", "mask_pair", "contrast", "noise_blend", "normalize")
         if self.anchor is not None and (changed := self._changed(*shapes)):
             raise ValueError(f"{changed} shapes the masked residual, which with an anchor is the plain MSE: set one")
+
+    def check_latents_of(self, scaling_factor: float, base: str) -> None:
+        """Refuse a LatentMILO that knows another VAE's latents.
+
+        ``official`` knows Stable Diffusion's, ``mini`` the tiny world's.
+
+        Args:
+            scaling_factor: of the VAE.
+            base: what the VAE is of, for the error.
+
+        Raises:
+            ConfigError: the loss has a mask from the one with the latents of the other.
+        """
+        stable = abs(scaling_factor - STABLE_DIFFUSION) < 1e-5
+        if self.kind != "milo" or self.weights not in ("official", "mini") or stable == (self.weights == "official"):
+            return
+        theirs, right = ("the tiny world's", "official") if stable else ("Stable Diffusion's", "mini")
+        what = f"LatentMILO's {self.weights} weights know {theirs} latents, not those of {base}"
+        raise ConfigError(what, where="loss.weights", mend=f"Set loss.weights to {right}, or base to what fits")
 
     def _changed(self, *names: str) -> str:
         """The first of the fields that is not as by default; empty where all are."""

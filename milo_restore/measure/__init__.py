@@ -1,28 +1,17 @@
-"""Measuring restored images: PSNR, SSIM, MILO, and sample grids to look at."""
+"""Measuring restored images: one kind of metric, one record, in training, after it, and on folders."""
 
 from __future__ import annotations
 
-from milo_restore.measure.denoising import (
-    DenoisingScores,
-    ImageScores,
-    denoise,
-    denoising_samples,
-    evaluate_denoiser,
-    summary_table,
-)
 from milo_restore.measure.metrics import psnr, ssim
-from milo_restore.show.grid import comparison_grid, heat_map, with_colour_bar
+from milo_restore.measure.restorer import Restore, comparison_table, evaluate_restorers, score_restorer
+from milo_restore.measure.samples import sample_picture
 
 __all__ = [
-    "DenoisingScores",
-    "ImageScores",
-    "comparison_grid",
-    "denoise",
-    "denoising_samples",
-    "evaluate_denoiser",
-    "heat_map",
+    "Restore",
+    "comparison_table",
+    "evaluate_restorers",
     "psnr",
+    "sample_picture",
+    "score_restorer",
     "ssim",
-    "summary_table",
-    "with_colour_bar",
 ]

@@ -7,7 +7,6 @@ dealt out, so that values do not depend on the number of processes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ from milo_restore.errors import ConfigError, MiloRestoreError
 from milo_restore.files.download import sha256_of
 from milo_restore.measure.cache import ScoreCache
 from milo_restore.measure.folders import ImageFiles
-from milo_restore.measure.metrics import REFUSALS, Batch, Metric
+from milo_restore.measure.metrics import Batch, Metric
+from milo_restore.measure.scores import Values, measure_batch
 from milo_restore.processes import gather, on_main, rank_and_size
 
 _Cell = tuple[str, int]  # a metric and an image's place
@@ -36,7 +36,7 @@ class Hashes:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run found.
+    """Result of `measure`.
 
     Attributes:
         hashes: of each image, in order.
@@ -62,7 +62,7 @@ class _Work:
 def measure(
     images: Sequence[ImageFiles],
     metrics: Sequence[Metric],
-    cache: Path,
+    cache: Path | None,
     *,
     device: torch.device | str = "cpu",
     batch_size: int = 1,
@@ -77,7 +77,7 @@ def measure(
     Args:
         images: from `milo_restore.measure.folders.find_images`.
         metrics: on ``device``.
-        cache: folder of values, which is made.
+        cache: folder of values, which is made; None: nothing is kept.
         device: where the metrics compute.
         batch_size: images of equal size that go through a network at once.
         progress: show a bar with the time left on the main process; by default on terminals.
@@ -115,7 +115,7 @@ def _compute(
     images: Sequence[ImageFiles],
     metrics: Sequence[Metric],
     hashes: Sequence[Hashes],
-    cache: Path,
+    cache: Path | None,
     device: torch.device,
     hidden: bool | None,
 ) -> tuple[dict[_Cell, float], dict[_Cell, str], MiloRestoreError | None]:
@@ -124,14 +124,15 @@ def _compute(
     failures: dict[_Cell, str] = {}
     total = sum(len(rows) for work in plan for rows in work.lacking.values())
     try:
-        caches = {metric.name: ScoreCache.open(cache, metric) for metric in metrics}
+        caches = {} if cache is None else {metric.name: ScoreCache.open(cache, metric) for metric in metrics}
         with tqdm(total=total, desc="measuring", unit="value", leave=False, disable=hidden) as bar:
             for metric, number, value in (one for work in plan for one in _work(work, images, metrics, device)):
                 if isinstance(value, str):
                     failures[metric.name, number] = value
                 else:
                     found[metric.name, number] = value
-                    caches[metric.name].add(_key(metric, hashes[number]), hashes[number].pred, value)
+                    if caches:
+                        caches[metric.name].add(_key(metric, hashes[number]), hashes[number].pred, value)
                 bar.update()
     except MiloRestoreError as error:
         return found, failures, error
@@ -139,7 +140,7 @@ def _compute(
 
 
 def _plan(
-    images: Sequence[ImageFiles], metrics: Sequence[Metric], cache: Path, batch_size: int, hidden: bool | None
+    images: Sequence[ImageFiles], metrics: Sequence[Metric], cache: Path | None, batch_size: int, hidden: bool | None
 ) -> tuple[list[Hashes], dict[_Cell, float], list[_Work]]:
     """The files' hashes, the values that are known, and what is to be done, in batches."""
     hashes = []
@@ -148,9 +149,9 @@ def _plan(
     known: dict[_Cell, float] = {}
     lacking: dict[int, list[str]] = {}
     for metric in metrics:
-        kept = ScoreCache.open(cache, metric)
+        kept = None if cache is None else ScoreCache.open(cache, metric)
         for number, key in enumerate(hashes):
-            value = kept.get(_key(metric, key), key.pred)
+            value = None if kept is None else kept.get(_key(metric, key), key.pred)
             if value is None:
                 lacking.setdefault(number, []).append(metric.name)
             else:
@@ -182,22 +183,8 @@ def _work(
     for metric in metrics:
         rows = work.lacking.get(metric.name)
         if rows:
-            for row, value in zip(rows, _values(metric, batch.select(rows))):
+            for row, value in zip(rows, measure_batch(metric, batch.select(rows))):
                 yield metric, work.images[row], value
-
-
-def _values(metric: Metric, batch: Batch) -> list[float | str]:
-    """One value or reason per image."""
-    if len(batch) > 1 and not metric.batched:
-        return [value for row in range(len(batch)) for value in _values(metric, batch.select([row]))]
-    try:
-        values: list[float | str] = [*metric.measure(batch)]
-        return values
-    except REFUSALS as error:
-        if len(batch) > 1:  # one image's refusal is not the others'
-            return [value for row in range(len(batch)) for value in _values(metric, batch.select([row]))]
-        what = error.what if isinstance(error, MiloRestoreError) else str(error)
-        return [" ".join(what.split())[:200] or type(error).__name__]
 
 
 def _collect(
@@ -208,21 +195,15 @@ def _collect(
     failures: dict[_Cell, str],
     computed: dict[str, int],
 ) -> Measured:
-    values: list[dict[str, float | None]] = []
-    reasons: list[dict[str, str]] = []
+    rows = []
     for number in range(len(images)):
-        row: dict[str, float | None] = {}
-        why = {metric.name: failures[metric.name, number] for metric in metrics if (metric.name, number) in failures}
+        found: dict[str, float | str] = {}
         for metric in metrics:
-            value = known.get((metric.name, number))
-            if value is not None and not math.isfinite(value):
-                equal = metric.name == "psnr" and value > 0
-                why[metric.name] = "infinite: equal to its reference" if equal else f"the metric gave {value}"
-                value = None
-            row[metric.name] = value
-        values.append(row)
-        reasons.append(why)
-    return Measured(tuple(hashes), tuple(values), tuple(reasons), computed)
+            cell = (metric.name, number)
+            found[metric.name] = failures[cell] if cell in failures else known[cell]
+        rows.append(Values.of(found))
+    values, reasons = (tuple(getattr(row, part) for row in rows) for part in ("values", "failures"))
+    return Measured(tuple(hashes), values, reasons, computed)
 
 
 def _key(metric: Metric, hashes: Hashes) -> str:

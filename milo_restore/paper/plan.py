@@ -9,15 +9,15 @@ OUT/table1/rows/milo-10k/sigma-15/          restored/, results.json, provenance.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from milo_restore.measure.metrics import needs_reference
+from milo_restore.measure.metrics import find_metric
 from milo_restore.paper.definition import Group, Row, Scale, ScaleName, Table, mentions
+from milo_restore.show.text import slug
 
 TRAINED = "metrics.json"  # what recipes write last
 IMAGES = "images.json"
@@ -162,13 +162,8 @@ def _job(
 
 def _evaluate(folder: Path, images: Job, metrics: Sequence[str], *, references: bool) -> tuple[str, ...]:
     """The command that measures a cell; without references only what needs none."""
-    names = [name for name in metrics if references or needs_reference(name) is not True]
+    names = [name for name in metrics if references or not find_metric(name).reference]
     words = ["milo-restore", "evaluate", "--pred", str(folder / "restored"), "--input", str(images.folder / "input")]
     if references:
         words += ["--ref", str(images.folder / "ref")]
     return (*words, "--metrics", *names, "--skip-unavailable", "--out", str(folder / RESULTS))
-
-
-def slug(text: str) -> str:
-    """A name for folders: ``MILO (100k*)`` is ``milo-100k-star``."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower().replace("*", " star")).strip("-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 ARROWS = {"higher": "↑", "lower": "↓"}
@@ -18,3 +19,8 @@ def text_table(lines: Sequence[Sequence[str]]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
     return "\n".join([texts[0], "-" * max(map(len, texts)), *texts[1:]])
+
+
+def slug(text: str) -> str:
+    """A name for folders: ``MILO (100k*)`` is ``milo-100k-star``."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower().replace("*", " star")).strip("-")

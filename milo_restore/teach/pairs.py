@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +14,10 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from milo_restore.data.image_sets import centre_crop
-from milo_restore.data.images import read_image, to_tensor
+from milo_restore.data.images import list_images_below, read_image, to_tensor
 from milo_restore.data.kadid import DISTORTIONS, LEVELS, distort
 from milo_restore.data.keys import SampleKey, epoch_order, keyed_rng
 from milo_restore.errors import ConfigError, DataError
-from milo_restore.files.datasets import SUFFIXES
 
 ALL_DISTORTIONS = tuple(kind.number for kind in DISTORTIONS)
 _UNITS = {"": 1, "k": 1_000, "M": 1_000_000}
@@ -56,13 +54,10 @@ def find_references(folder: str | Path, count: int | str | None, seed: int) -> t
     if match is None or match.group(1) == "0":
         mend = "Write 10000, 10k or 1M; 100k* for one random distortion each; null for all images"
         raise ConfigError(f"{count!r} is no number of reference images", where="references", mend=mend)
-    if not Path(folder).is_dir():
-        raise DataError("no such folder", where=folder, mend="Name a folder of images, such as ImageNet's train")
-    walk = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
-    found = sorted(path for path in walk if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    found = list_images_below(folder)
     wanted = int(match.group(1)) * _UNITS[match.group(2) or ""] if match.group(1) else len(found)
-    if wanted > len(found) or not found:
-        what = f"holds {len(found)} images" + (f", {wanted} are wanted" if found else "")
+    if wanted > len(found):
+        what = f"holds {len(found)} images, {wanted} are wanted"
         raise DataError(what, where=folder, mend="Lower references, or name a larger folder")
     chosen = keyed_rng(seed, "references").permutation(len(found))[:wanted]
     return [found[i] for i in sorted(chosen)], match.group(3) is not None

@@ -16,11 +16,17 @@ from milo_restore.train.state import TrainingState
 RECORD = "evaluation.json"
 
 
-def offer(folder: Path, state: TrainingState, evaluation: Mapping[str, float]) -> bool:
+def offer(folder: Path, state: TrainingState, evaluation: Mapping[str, float], *, lower: bool = False) -> bool:
     """Keep the present weights (the averaged ones, where they are kept) if they are better than those in ``folder``.
 
     Nothing else is remembered: after a resume the comparison goes on with what the folder says. Where a run was
     resumed from before its best step, it comes by that step again, finds its equal there, and leaves it.
+
+    Args:
+        folder: best/ of the run.
+        state: of the training.
+        evaluation: its numbers, by name.
+        lower: less is better.
 
     Returns:
         Whether they were kept. Not a number is better than nothing.
@@ -34,7 +40,7 @@ def offer(folder: Path, state: TrainingState, evaluation: Mapping[str, float]) -
     if name not in evaluation:
         known = ", ".join(evaluation) or "nothing"
         raise ConfigError(f"the evaluation gives {known}, and no {name!r}", where="keep_best")
-    value, before = evaluation[name], -math.inf
+    value, before = evaluation[name], math.inf if lower else -math.inf
     if folder.exists():
         try:
             checkpoint.verify(folder)
@@ -42,7 +48,7 @@ def offer(folder: Path, state: TrainingState, evaluation: Mapping[str, float]) -
             mend = f"Delete {folder} and go on with --resume latest: the best from there on is kept"
             raise WeightsError(error.what, where=error.where, mend=mend) from error
         before = json.loads((folder / RECORD).read_text(encoding="utf-8"))["evaluation"][name]
-    if not value > before:
+    if not (value < before if lower else value > before):
         return False
 
     def write(temporary: Path) -> None:

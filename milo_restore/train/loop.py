@@ -61,6 +61,7 @@ class _Run:
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None
     sample: Callable[[nn.Module], np.ndarray[Any, Any]] | None
     curriculum: Callable[[int], float] | None
+    lower_better: Mapping[str, bool]
     evaluation: dict[str, float] | None = None
     loss: float | None = None
     watch: GamingWatch = field(default_factory=GamingWatch)
@@ -78,6 +79,7 @@ def fit(
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     sample: Callable[[nn.Module], np.ndarray[Any, Any]] | None = None,
     curriculum: Callable[[int], float] | None = None,
+    lower_better: Mapping[str, bool] | None = None,
     record: Mapping[str, Any] | None = None,
     until: int | None = None,
 ) -> FitResult:
@@ -98,6 +100,8 @@ def fit(
         evaluate: ``evaluate(model)`` gives numbers to log. Called on all processes; the main one's result counts.
         sample: ``sample(model)`` gives a picture, uint8 (H, W, 3) RGB. Called on the main process only.
         curriculum: the curriculum's position at a step, for the bar and the log.
+        lower_better: of each number that ``evaluate`` gives, whether less is better; a ``keep_best`` that is none of
+            them is refused before the start. Without it more is better, and the first evaluation shows what there is.
         record: what else to keep: ``"config"`` is the text of config.yaml; ``"fixed"`` is a dict that must not
             change on resume (the loss, the metric's sha256, ...); the rest goes to env.json and the final metadata.
         until: pause after this step with a checkpoint, as if stopped; the schedules still see the whole run.
@@ -109,6 +113,9 @@ def fit(
         MiloRestoreError: the run folder cannot be written; the previous checkpoint is intact.
     """
     began, output, record = time.perf_counter(), Path(output), dict(record or {})
+    if lower_better is not None and settings.keep_best not in (None, *lower_better):
+        known = ", ".join(lower_better)
+        raise ConfigError(f"no evaluation gives {settings.keep_best!r}", where="keep_best", mend=f"Known: {known}")
     accelerator = start_accelerator(settings, output)
     check_split(settings, accelerator.num_processes)
     source, notes = on_main(lambda: _open(output, resume))
@@ -126,7 +133,7 @@ def fit(
             )
         for note in notes:
             journal.say(note)
-        run = _Run(state, journal, settings, output, evaluate, sample, curriculum)
+        run = _Run(state, journal, settings, output, evaluate, sample, curriculum, lower_better or {})
         stack.enter_context(deterministic(settings.deterministic))
         signals = stack.enter_context(StopSignals())
         stopped = _train(run, step, data, last, signals)
@@ -246,7 +253,8 @@ def _show(run: _Run) -> None:
         run.journal.say(f"step {state.step} evaluation: {numbers}")
         _warn(run, run.watch.evaluated(state.step, run.evaluation))
         if settings.keep_best is not None:
-            on_main(lambda: best.offer(run.output / "best", state, run.evaluation or {}))
+            lower = run.lower_better.get(settings.keep_best, False)
+            on_main(lambda: best.offer(run.output / "best", state, run.evaluation or {}, lower=lower))
 
 
 def _save(run: _Run, *, prune: bool = True) -> None:

@@ -52,7 +52,7 @@ class TrainSettings:
 
     log_every: int = 10  # steps between lines of metrics.jsonl and the trackers
     evaluate_every: int | None = None  # steps between evaluations, and one at the end; null: none
-    keep_best: str | None = None  # evaluation number, higher is better, whose best weights stay in best/; null: none
+    keep_best: str | None = None  # number of the evaluation whose best weights stay in best/; null: none
     sample_every: int | None = None  # steps between sample pictures, and one at the end; null: none
     checkpoint_every: int = 500  # steps between checkpoints; one is always written at the end
     keep_checkpoints: int | None = 2  # older ones are deleted once a new one is published; null: keep all

@@ -9,15 +9,16 @@ from typing import Any
 import torch
 
 from milo_restore.errors import MiloRestoreError
-from milo_restore.measure.metrics.metric import OURS, Batch, Metric, MetricUnavailable
-from milo_restore.measure.metrics.names import ENSEMBLE
+from milo_restore.measure.metrics.metric import OURS, Batch, Known, Metric, MetricUnavailable
+from milo_restore.measure.metrics.protocol import Protocol
 
 
-def load_masked(name: str, device: torch.device) -> Metric:
+def load_masked(name: str, protocol: Protocol, device: torch.device) -> Metric:
     """MILO or a masking-enhanced metric: its raw value.
 
     Args:
         name: with weights after a colon, or with the published ones.
+        protocol: of no effect.
         device: where it computes.
 
     Raises:
@@ -34,10 +35,10 @@ def load_masked(name: str, device: torch.device) -> Metric:
             return [float(value) for value in module(batch.image_tensor, reference=batch.reference_tensor)]
 
     lower = bool(getattr(module, "lower_better", True))
-    return Metric(name, lower, True, OURS, base, str(module.weights), module.weights.sha256, measure)
+    return Metric(name, lower, True, OURS, base, str(module.weights), module.weights.sha256, measure, module=module)
 
 
-def load_surrogate(device: torch.device) -> Metric:
+def load_surrogate(name: str, protocol: Protocol, device: torch.device) -> Metric:
     """The mean of all four public masking-enhanced metrics' MOS: all four, or it would be another one elsewhere.
 
     Raises:
@@ -49,7 +50,7 @@ def load_surrogate(device: torch.device) -> Metric:
     try:
         teacher = PseudoMOS.from_names(ENHANCED).to(device)
     except MiloRestoreError as error:
-        raise _unavailable(ENSEMBLE, error) from error
+        raise _unavailable(name, error) from error
     content = json.dumps(teacher.to_json()["members"], sort_keys=True)
     note = f"not the paper's Ens. and not comparable with it (higher is better here); {teacher.describe()}"
 
@@ -58,7 +59,15 @@ def load_surrogate(device: torch.device) -> Metric:
 
     names = ", ".join(f"{member.name} {member.sha256[:12]}" for member in teacher.members)
     digest = hashlib.sha256(content.encode()).hexdigest()
-    return Metric(ENSEMBLE, False, True, OURS, ENSEMBLE, names, digest, measure, note=note)
+    return Metric(name, False, True, OURS, name, names, digest, measure, note=note)
+
+
+METRICS = {
+    "milo": Known(load_masked, weights=True),
+    **{f"e-{name}": Known(load_masked, weights=True)
+       for name in ("mae", "mse", "psnr", "ssim", "vgg", "lpips", "dists")},
+    "ens-surrogate": Known(load_surrogate),
+}  # fmt: skip
 
 
 def _module(base: str, weights: str) -> Any:

@@ -13,23 +13,24 @@ import torch
 
 from milo_restore.errors import DataError
 from milo_restore.measure.metrics.from_pyiqa import one_each, quiet, stand_ins
-from milo_restore.measure.metrics.metric import Batch, Metric, MetricUnavailable
+from milo_restore.measure.metrics.metric import Batch, Known, Metric, MetricUnavailable
+from milo_restore.measure.metrics.protocol import Protocol
 
 _NIQE_BLOCK = 96
 
 
-def load_st_lpips(name: str, net: str, device: torch.device) -> Metric:
+def load_st_lpips(name: str, protocol: Protocol, device: torch.device) -> Metric:
     """ST-LPIPS (Ghildyal and Liu 2022), a learned metric whose whole network is in its package: it works offline.
 
     Args:
-        name: as asked for.
-        net: ``alex`` or ``vgg``.
+        name: ``st-lpips``, with AlexNet inside, or ``st-lpips-vgg``.
+        protocol: of no effect.
         device: where it computes.
 
     Raises:
         MetricUnavailable: the package is missing or damaged.
     """
-    nothing = {"embed": None}
+    net, nothing = "vgg" if name.endswith("vgg") else "alex", {"embed": None}
     try:
         # It imports two packages that it neither declares nor uses.
         with stand_ins({"IPython": nothing, "torchsummary": {"summary": None}}), quiet():
@@ -64,7 +65,7 @@ def load_st_lpips(name: str, net: str, device: torch.device) -> Metric:
     return Metric(name, True, True, source, f"LPIPS({net}, shift_tolerant)", described, digest, measure)
 
 
-def load_basicsr_niqe(name: str) -> Metric:
+def load_basicsr_niqe(name: str, protocol: Protocol, device: torch.device) -> Metric:
     """NIQE as BasicSR computes it, with the authors' parameters, on BasicSR's Y. pyiqa's ``niqe`` uses another Y."""
     from milo_restore import compat
 
@@ -79,6 +80,13 @@ def load_basicsr_niqe(name: str) -> Metric:
     described = f"{path.name}, sha256 {digest[:12]}"
     source = f"basicsr {importlib.metadata.version('basicsr')}"
     return Metric(name, True, False, source, "calculate_niqe", described, digest, measure)
+
+
+METRICS = {
+    "st-lpips": Known(load_st_lpips),
+    "st-lpips-vgg": Known(load_st_lpips),
+    "niqe-basicsr": Known(load_basicsr_niqe, reference=False),
+}
 
 
 def _niqe(module: Any, image: np.ndarray[Any, Any]) -> float:

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from milo_restore.errors import DataError
-from milo_restore.measure.metrics.metric import Batch, Metric, MetricUnavailable
+from milo_restore.measure.metrics.metric import Batch, Known, Metric, MetricUnavailable, base_name
+from milo_restore.measure.metrics.protocol import Protocol
 
 _PATIENCE = 15.0  # seconds for a server to answer
 _SEED = 123
@@ -45,17 +46,18 @@ def pyiqa_mode(name: str) -> str | None:
     return DEFAULT_CONFIGS[name]["metric_mode"] if name in DEFAULT_CONFIGS else None
 
 
-def load_pyiqa(name: str, base: str, device: torch.device) -> Metric:
+def load_pyiqa(name: str, protocol: Protocol, device: torch.device) -> Metric:
     """One of pyiqa's metrics.
 
     Args:
-        name: as asked for.
-        base: pyiqa's own name for it.
+        name: pyiqa's own, or with ``pyiqa:`` before it.
+        protocol: of no effect.
         device: where it computes.
 
     Raises:
         MetricUnavailable: as `create_pyiqa`.
     """
+    base = base_name(name)
     metric, version = create_pyiqa(base, device)
     full = metric.metric_mode == "FR"
 
@@ -71,6 +73,22 @@ def load_pyiqa(name: str, base: str, device: torch.device) -> Metric:
     return Metric(
         name, bool(metric.lower_better), full, source, base, described, digest, measure, batched=base in _BATCHED
     )
+
+
+FULL_REFERENCE = (
+    "psnr", "psnry", "ssim", "ssimc", "ms_ssim", "cw_ssim", "fsim", "vif", "vsi", "gmsd", "nlpd", "mad", "lpips",
+    "lpips-vgg", "dists", "topiq_fr", "topiq_fr-pipal", "pieapp", "wadiqam_fr", "stlpips", "stlpips-vgg",
+)  # fmt: skip
+NO_REFERENCE = (
+    "topiq_nr", "topiq_nr-flive", "topiq_nr-spaq", "topiq_nr-face", "topiq_nr-face-v1", "topiq_nr_swin-face",
+    "topiq_iaa", "topiq_iaa_res50", "clipiqa", "clipiqa+", "clipiqa+_vitL14_512", "clipiqa+_rn50_512", "musiq",
+    "musiq-ava", "musiq-paq2piq", "musiq-spaq", "maniqa", "maniqa-pipal", "maniqa-kadid", "niqe", "niqe_matlab",
+    "ilniqe", "brisque", "brisque_matlab", "piqe", "nrqm", "pi", "nima", "nima-koniq", "nima-spaq", "nima-vgg16-ava",
+    "dbcnn", "cnniqa", "paq2piq", "hyperiqa", "tres", "tres-flive", "liqe", "liqe_mix", "unique", "uranker",
+    "entropy", "arniqa", "qualiclip", "qalign", "compare2score", "laion_aes", "wadiqam_nr",
+)  # fmt: skip
+"""pyiqa's metrics at 0.1.16 that people use; a newer pyiqa's others are asked for by their names, too."""
+METRICS = {name: Known(load_pyiqa, name in FULL_REFERENCE) for name in (*FULL_REFERENCE, *NO_REFERENCE)}
 
 
 def create_pyiqa(name: str, device: torch.device | str, **options: Any) -> tuple[Any, str]:
@@ -177,7 +195,7 @@ def stand_ins(modules: dict[str, dict[str, Any]]) -> Iterator[None]:
     made = []
     for name, content in modules.items():
         if name not in sys.modules and importlib.util.find_spec(name) is None:
-            module = types.ModuleType(name, "Stand-in made by milo_restore.measure.pyiqa_metrics.")
+            module = types.ModuleType(name, "Stand-in made by milo_restore.measure.metrics.from_pyiqa.")
             vars(module).update(content)
             sys.modules[name] = module
             made.append(name)

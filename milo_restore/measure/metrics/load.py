@@ -8,13 +8,9 @@ from pathlib import Path
 import torch
 
 from milo_restore.errors import MiloRestoreError
-from milo_restore.measure.metrics.from_milo import load_masked, load_surrogate
-from milo_restore.measure.metrics.from_packages import load_basicsr_niqe, load_st_lpips
-from milo_restore.measure.metrics.from_pyiqa import load_pyiqa
 from milo_restore.measure.metrics.metric import Metric, MetricUnavailable, base_name
-from milo_restore.measure.metrics.names import ABSENT, ENSEMBLE, MASKED, NIQE, PIXEL, ST_LPIPS, check_name
-from milo_restore.measure.metrics.pixel import load_pixel
 from milo_restore.measure.metrics.protocol import Protocol
+from milo_restore.measure.metrics.table import ABSENT, find_metric
 from milo_restore.processes import gather
 
 
@@ -22,32 +18,21 @@ def load_metric(name: str, protocol: Protocol | None = None, device: torch.devic
     """A metric on its device. What must be downloaded is downloaded here, or refused within seconds.
 
     Args:
-        name: see `milo_restore.measure.metrics.names`.
+        name: see `milo_restore.measure.metrics.table`.
         protocol: of ``psnr`` and ``ssim``; by default RGB without a border.
         device: where it computes.
 
     Raises:
-        ConfigError: as `check_name`.
+        ConfigError: as `find_metric`.
         MetricUnavailable: weights or a package cannot be had; the error says which, and what to do.
     """
-    check_name(name)
-    base, device = base_name(name), torch.device(device)
+    row, base = find_metric(name), base_name(name)
     if base in ABSENT:
         mend = "Leave it out, or use --skip-unavailable"
         if base == "ens":
-            mend = f"Use {ENSEMBLE}, which names its members and is not comparable with the paper's column"
+            mend = "Use ens-surrogate, which names its members and is not comparable with the paper's column"
         raise MetricUnavailable(ABSENT[base], where=name, mend=mend)
-    if name.startswith("pyiqa:"):
-        return load_pyiqa(name, base, device)
-    if base in PIXEL:
-        return load_pixel(name, protocol or Protocol())
-    if base in MASKED:
-        return load_masked(name, device)
-    if base == ENSEMBLE:
-        return load_surrogate(device)
-    if base in ST_LPIPS:
-        return load_st_lpips(name, "vgg" if base.endswith("vgg") else "alex", device)
-    return load_basicsr_niqe(name) if base == NIQE else load_pyiqa(name, base, device)
+    return row.load(name, protocol or Protocol(), torch.device(device))
 
 
 def load_metrics(
@@ -104,7 +89,7 @@ def fetch_metrics(names: Sequence[str]) -> Iterator[tuple[str, str | MiloRestore
         ConfigError: an unknown name.
     """
     for name in names:
-        check_name(name)
+        find_metric(name)
     for name in names:
         try:
             metric = load_metric(name)

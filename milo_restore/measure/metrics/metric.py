@@ -15,6 +15,7 @@ from torch import Tensor
 import milo_restore
 from milo_restore.data.images import to_tensor
 from milo_restore.errors import ConfigError, MiloRestoreError
+from milo_restore.measure.metrics.protocol import Protocol
 
 OURS = f"milo-restore {milo_restore.__version__}"
 """The software of this project's own metrics."""
@@ -87,6 +88,7 @@ class Metric:
         note: what must be said wherever a value is printed.
         batched: whether a batch gives each image what it gets alone; others are measured one by one.
         measure: a batch's values, one per image.
+        module: MILO itself, or another of this project's modules; None for other software.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Metric:
     settings: str = ""
     note: str | None = None
     batched: bool = True
+    module: Any = None
 
     def identity(self) -> dict[str, str | None]:
         """What a value depends on, beside the images: the key of the cache."""
@@ -113,6 +116,21 @@ class Metric:
             "name": self.formal, "weights": self.weights, "weights_sha256": self.weights_sha256,
         }  # fmt: skip
         return entry if self.note is None else {**entry, "note": self.note}
+
+
+@dataclass(frozen=True)
+class Known:
+    """A row of the table of metrics, see `milo_restore.measure.metrics.table`.
+
+    Attributes:
+        load: the metric of this name, on this device; of ``psnr`` and ``ssim`` by this protocol.
+        reference: it compares with a reference; False for no-reference metrics.
+        weights: it takes weights after a colon.
+    """
+
+    load: Callable[[str, Protocol, torch.device], Metric]
+    reference: bool = True
+    weights: bool = False
 
 
 def base_name(name: str) -> str:

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from milo_restore.errors import DataError
-from milo_restore.measure.metrics.metric import OURS, Batch, Metric
+from milo_restore.measure.metrics.metric import OURS, Batch, Known, Metric
 from milo_restore.measure.metrics.protocol import Protocol
 
 SMALLEST_SIDE = 11
@@ -59,10 +60,8 @@ def ssim(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
     return float(_basicsr().calculate_ssim(image, reference, crop_border=0, input_order="HWC"))
 
 
-def load_pixel(name: str, protocol: Protocol) -> Metric:
-    """``psnr`` or ``ssim`` by a protocol, or ``mae``."""
-    if name == "mae":
-        return Metric(name, True, True, OURS, "mae", None, None, _mae)
+def load_pixel(name: str, protocol: Protocol, device: torch.device) -> Metric:
+    """``psnr`` or ``ssim`` by a protocol, on the CPU whatever the device: basicsr's are numpy's."""
     function = {"psnr": psnr, "ssim": ssim}[name]
 
     def measure(batch: Batch) -> list[float]:
@@ -79,6 +78,18 @@ def load_pixel(name: str, protocol: Protocol) -> Metric:
     equal = f"as pyiqa's {equal}"
     settings = f"{protocol.colour}, border {protocol.border}"
     return Metric(name, False, True, OURS, equal, None, None, measure, settings=settings)
+
+
+def load_mae(name: str, protocol: Protocol, device: torch.device) -> Metric:
+    """Mean absolute error of RGB in [0, 1]."""
+
+    def measure(batch: Batch) -> list[float]:
+        return [float(value) for value in (batch.image_tensor - batch.reference_tensor).abs().mean((1, 2, 3))]
+
+    return Metric(name, True, True, OURS, "mae", None, None, measure)
+
+
+METRICS = {"psnr": Known(load_pixel), "ssim": Known(load_pixel), "mae": Known(load_mae)}
 
 
 def _by_protocol(
@@ -103,10 +114,6 @@ def _by_protocol(
     name = "calculate_psnr" if function is psnr else "calculate_ssim"
     pair = (array[..., ::-1] for array in (image, reference))  # basicsr's Y is of BGR
     return float(getattr(psnr_ssim, name)(*pair, crop_border=border, input_order="HWC", test_y_channel=True))
-
-
-def _mae(batch: Batch) -> list[float]:
-    return [float(value) for value in (batch.image_tensor - batch.reference_tensor).abs().mean((1, 2, 3))]
 
 
 def _basicsr() -> Any:

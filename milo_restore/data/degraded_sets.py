@@ -1,4 +1,4 @@
-"""The images of the DiffBIR recipes: which, how they are degraded, and what is held out."""
+"""The images that a blind restorer trains and is tested on: which, how they are degraded, and what is held out."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from milo_restore.data import evaluation_input, keyed_rng, load_collection, read_image, to_tensor
 from milo_restore.data.degrade import (
     BlindNoiseSettings,
     CodeFormerSettings,
@@ -22,22 +21,22 @@ from milo_restore.data.degrade import (
     RealESRGANSettings,
     build_degradation,
 )
-from milo_restore.data.degraded_patches import DegradedPairs
-from milo_restore.data.image_sets import PHOTOGRAPHS, centre_crop
+from milo_restore.data.degraded_patches import DegradedPairs, FilePairs, Files
+from milo_restore.data.image_sets import PHOTOGRAPHS, centre_crop, load_collection
+from milo_restore.data.images import list_images_below, to_tensor
+from milo_restore.data.keys import keyed_rng
 from milo_restore.data.latent_cache import images_sha256
-from milo_restore.errors import DataError
+from milo_restore.data.restoration_pairs import RestorationPair, noisy_pairs
 from milo_restore.files import DATASETS, find_dataset
 from milo_restore.files.download import sha256_of
-from milo_restore.measure.restoration import RestorationPair
-from milo_restore.teach.pairs import find_references
 
 FACE = "astronaut-face"
 FACE_ROWS, FACE_COLUMNS = slice(0, 256), slice(96, 352)  # of scikit-image's astronaut
 
 
 @dataclass(frozen=True)
-class Data:
-    """What to train and test on: named data sets, ``photographs`` (scikit-image's; no download), or folders."""
+class DegradedData:
+    """The images to train and test on: named data sets, ``photographs`` (scikit-image's; no download), or folders."""
 
     train: tuple[str, ...] = ("photographs",)
     test: tuple[str, ...] = ("held-out-photographs",)  # astronaut-face: the face in one of the photographs
@@ -70,34 +69,7 @@ class Data:
         return build_degradation(self.degradation, getattr(self, self.degradation))
 
 
-class Files(Sequence[Any]):
-    """Image files as (name, array), each read when it is asked for: for sets that do not fit into memory."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, number: Any) -> tuple[str, NDArray[np.uint8]]:
-        return self.paths[number].name, read_image(self.paths[number])
-
-
-class FilePairs(DegradedPairs):
-    """`DegradedPairs` of images that stay on disk."""
-
-    def __init__(self, files: Files, degradation: Degradation | None, *, seed: int) -> None:
-        super().__init__([files[0]], degradation, seed=seed)
-        self.images: Any = files
-
-    def _crop(self, image: NDArray[np.uint8], step: int, index: int, patch: int) -> NDArray[np.float32]:
-        if min(image.shape[:2]) < patch:
-            what = f"a patch of {patch} pixels does not fit into an image of {image.shape[1]}x{image.shape[0]}"
-            raise DataError(what, where="data.train", mend="Leave small images out, or take smaller patches")
-        return super()._crop(image, step, index, patch)
-
-
-def collection(name: str, data: Data) -> list[tuple[str, NDArray[np.uint8]]]:
+def collection(name: str, data: DegradedData) -> list[tuple[str, NDArray[np.uint8]]]:
     """A set of images in memory, by name or folder."""
     if name != FACE:
         return load_collection(name, data.root)
@@ -105,27 +77,26 @@ def collection(name: str, data: Data) -> list[tuple[str, NDArray[np.uint8]]]:
     return [(f"{FACE}.png", astronaut[FACE_ROWS, FACE_COLUMNS].copy())]
 
 
-def training_pairs(data: Data, seed: int) -> DegradedPairs:
+def training_pairs(data: DegradedData, seed: int) -> DegradedPairs:
     """Degraded and clean patches of the training images; with ``on_device``, clean ones and their keys."""
     degradation = None if data.on_device else data.chosen
     if data.in_memory:
         images = [image for name in data.train for image in collection(name, data) if image[0] not in data.leave_out]
         return DegradedPairs(images, degradation, seed=seed)
     named = [find_dataset(name, Path(data.root) if data.root else None) if name in DATASETS
-             else find_references(name, None, seed)[0] for name in data.train]  # fmt: skip
+             else list_images_below(name) for name in data.train]  # fmt: skip
     paths = [path for found in named for path in found if path.name not in data.leave_out]
     return FilePairs(Files(paths), degradation, seed=seed)
 
 
-def held_out(data: Data) -> dict[str, list[RestorationPair]]:
+def held_out(data: DegradedData) -> dict[str, list[RestorationPair]]:
     """The test images, degraded the same way each time; denoising has one set for each noise level."""
     sets: dict[str, list[RestorationPair]] = {}
     for name in data.test:
         images = [(file, centre_crop(image, data.test_side)) for file, image in collection(name, data)]
         if data.degradation == "noise":
             for sigma in data.test_sigmas:
-                noisy = [RestorationPair(file, evaluation_input(image, sigma), image) for file, image in images]
-                sets[f"{name}, sigma {sigma:g}"] = noisy
+                sets[f"{name}, sigma {sigma:g}"] = noisy_pairs(images, sigma)
         else:
             sets[f"{name}, {data.degradation}"] = [
                 _degraded(number, *image, data) for number, image in enumerate(images)
@@ -151,7 +122,7 @@ def pieces(pairs: Sequence[RestorationPair], side: int) -> tuple[Tensor, Tensor]
     return torch.stack(degraded), torch.stack(clean)
 
 
-def fingerprint(pairs: DegradedPairs, data: Data) -> dict[str, str]:
+def fingerprint(pairs: DegradedPairs, data: DegradedData) -> dict[str, str]:
     """What a run trains on: the images (those on disk by name and size) and the degradation with all its values."""
     if isinstance(pairs, FilePairs):
         listed = "\n".join(f"{path.name} {path.stat().st_size}" for path in pairs.images.paths)
@@ -169,7 +140,7 @@ def contents(pairs: DegradedPairs, samples: int) -> str:
     return hashlib.sha256(" ".join(sha256_of(pairs.images.paths[number]) for number in used).encode()).hexdigest()
 
 
-def _degraded(number: int, name: str, image: NDArray[np.uint8], data: Data) -> RestorationPair:
+def _degraded(number: int, name: str, image: NDArray[np.uint8], data: DegradedData) -> RestorationPair:
     """One test image. Its target is the image itself, also where training sharpens targets."""
     clean = image.astype(np.float32) / np.float32(255)
     degraded, _ = data.chosen(clean, keyed_rng(0, "held out", number))
