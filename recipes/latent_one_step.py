@@ -7,30 +7,30 @@ IRControlNet, as the DiffBIR recipes train and sample it.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from diffbir import Config, Draws, in_parts, pipeline_of, with_cosine
-from diffbir_data import held_out, training_pairs
-from diffbir_setup import Frozen, load_frozen, start_control
+from diffbir_config import Config
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from train_tiny_world import LatentCrops
 
 from milo_restore.config import load_config
 from milo_restore.data import SampleKey, to_tensor, to_uint8
+from milo_restore.data.degraded_sets import held_out, training_pairs
 from milo_restore.data.latent_cache import images_sha256
+from milo_restore.data.restoration_pairs import RestorationPair
 from milo_restore.files.write import replacing
 from milo_restore.loss import DiffusionLoss, DiffusionLossSettings
-from milo_restore.measure.restoration import RestorationPair, pipeline_restorer
 from milo_restore.models import tiny
 from milo_restore.models.diffbir import noise_scheduler, predict
+from milo_restore.models.diffbir.frozen import Draws, Frozen, load_frozen
+from milo_restore.models.diffbir.restorers import stage_restorers
 
 CROP = 256  # pixels along a side of the training images' crops, of which windows are trained on
 DATA_SEED = 5  # of crops and degradations; a cell's own seed draws windows, noise and the network's start
@@ -89,18 +89,18 @@ class World:
         base = Path(__file__).parent / "configs" / "diffbir_sr_tiny.yaml"
         words = [f"data.train=['{images / 'train'}']", f"data.test=['{images / 'test'}']", f"data.test_side={side}"]
         config = load_config(Config, base, words)
-        frozen = load_frozen(config, torch.device("cpu"))
+        frozen = load_frozen(config.base, config.cleaner, config.texts)
         source = training_pairs(config.data, DATA_SEED)
         (pairs,) = held_out(config.data).values()
         pairs = pairs[:held]
-        latents = in_parts(frozen, torch.stack([p.degraded for p in pairs]),
-                           torch.stack([to_tensor(p.target) for p in pairs]))  # fmt: skip
+        images_of = ([pair.degraded for pair in pairs], [to_tensor(pair.target) for pair in pairs])
+        latents = frozen.encode_in_parts(*map(torch.stack, images_of))
         digest = images_sha256([*source.images, *((pair.name, pair.target) for pair in pairs)])
         identity = f"{digest} {crops} {CROP} {DATA_SEED} {config.data.chosen} {frozen.sha256()}"
         file = cache / f"latents-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.safetensors"
         if not file.is_file():
             samples = [source[SampleKey(1, number, number, CROP)] for number in range(crops)]
-            made = in_parts(frozen, *(torch.stack([sample[key] for sample in samples]) for key in ("input", "target")))
+            made = frozen.encode_in_parts(*(torch.stack([s[key] for s in samples]) for key in ("input", "target")))
             with replacing(file) as temporary:
                 save_file({key: value.contiguous() for key, value in made.items()}, temporary)
         return cls(config, frozen, load_file(file), pairs, latents, digest)
@@ -141,8 +141,8 @@ def one_step(world: World, loss: DiffusionLoss, every: int, seed: int) -> STEP:
         z0, condition = batch["latent"], batch["condition"]
         no_time = torch.zeros(len(z0), dtype=torch.int64, device=z0.device)
         said = model(condition)
-        return with_cosine(
-            loss, number, number % every == 0, said, z0, z0, torch.zeros_like(z0), no_time, condition=condition
+        return loss.terms(
+            said, z0, z0, torch.zeros_like(z0), no_time, step=number, condition=condition, compare=number % every == 0
         )
 
     return step
@@ -158,8 +158,8 @@ def control_step(world: World, loss: DiffusionLoss, every: int, seed: int) -> ST
         timesteps = (draws.time * len(scheduler)).long()
         z_t = scheduler.add_noise(z0, draws.noise, timesteps)
         said = predict(frozen.unet, model, z_t, timesteps, frozen.context, condition)
-        return with_cosine(
-            loss, number, number % every == 0, said, z_t, z0, draws.noise, timesteps, condition=condition
+        return loss.terms(
+            said, z_t, z0, draws.noise, timesteps, step=number, condition=condition, compare=number % every == 0
         )
 
     return step
@@ -167,8 +167,9 @@ def control_step(world: World, loss: DiffusionLoss, every: int, seed: int) -> ST
 
 def restore_control(world: World, control: nn.Module) -> list[Any]:
     """Full sampling, as the recipe does."""
-    restore = pipeline_restorer(pipeline_of(world.config, world.frozen, control.eval()), **vars(world.config.sampling))
-    return [to_uint8(restore(pair.degraded[None], number)[0][0]) for number, pair in enumerate(world.pairs)]
+    config = world.config
+    restore = stage_restorers(world.frozen, config.version, config.sampling, control.eval())["restored"]
+    return [restore(pair, number) for number, pair in enumerate(world.pairs)]
 
 
 @torch.no_grad()
@@ -179,8 +180,7 @@ def restore_one_step(world: World, model: nn.Module) -> list[Any]:
 
 def _control(start: str, steps: int) -> Setting:
     def build(world: World) -> nn.Module:
-        # Copied: the base's own control is the world's, and the next cell starts from it again.
-        return copy.deepcopy(start_control(replace(world.config, control=start), world.frozen))
+        return world.frozen.start_control(start)
 
     def loss(settings: DiffusionLossSettings, steps: int) -> DiffusionLoss:
         return DiffusionLoss(settings, noise_scheduler("v2"), steps)

@@ -21,12 +21,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from diffbir_data import Data, collection, held_out
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from milo_restore.config import as_dict, load_config, read_yaml
 from milo_restore.data import read_image, to_uint8, write_png
+from milo_restore.data.degraded_sets import DegradedData, collection, held_out
 from milo_restore.data.image_sets import centre_crop
 from milo_restore.errors import ConfigError, DataError, run_program
 from milo_restore.files import locate_dataset
@@ -52,7 +52,7 @@ class Making:
     limit: int | None = None
 
 
-def images_of(data: Data, making: Making) -> list[tuple[str, Any, Any]]:
+def images_of(data: DegradedData, making: Making) -> list[tuple[str, Any, Any]]:
     """Name, input and reference (or None) of every test image, as (H, W, 3) uint8 arrays."""
     if making.as_they_are:
         sets = {name: real_images(name, data, references=making.references) for name in data.test}
@@ -71,7 +71,7 @@ def images_of(data: Data, making: Making) -> list[tuple[str, Any, Any]]:
     ]
 
 
-def real_images(name: str, data: Data, *, references: bool) -> list[tuple[str, Any, Any]]:
+def real_images(name: str, data: DegradedData, *, references: bool) -> list[tuple[str, Any, Any]]:
     """The centres of real photographs, and the same parts of their references.
 
     Raises:
@@ -92,7 +92,7 @@ def real_images(name: str, data: Data, *, references: bool) -> list[tuple[str, A
     return triples
 
 
-def write(data: Data, output: Path, making: Making) -> int:
+def write(data: DegradedData, output: Path, making: Making) -> int:
     """Write the images, and last of all the record of what they are.
 
     Raises:
@@ -141,7 +141,7 @@ def main() -> int:
     def act() -> int:
         section = read_yaml(arguments.config).get("data", {}) if arguments.config else {}
         settings = [f"{key}={json.dumps(value)}" for key, value in section.items()]
-        data = load_config(Data, None, [*settings, *(item for group in arguments.overrides for item in group)])
+        data = load_config(DegradedData, None, [*settings, *(item for group in arguments.overrides for item in group)])
         making = Making(arguments.as_they_are, arguments.references, arguments.shrink, arguments.limit)
         return write(data, arguments.output, making)
 

@@ -15,26 +15,18 @@ The rule, set beforehand: recommended is what lowers ST-LPIPS most among the arm
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from restormer_compare import load_run
 from restormer_denoise import Config
 from restormer_denoise import main as denoising
-from tqdm import tqdm
 
 from milo_restore.config import load_config
-from milo_restore.data import evaluation_input, load_collection
 from milo_restore.errors import ConfigError, run_program
-from milo_restore.files.write import write_text
-from milo_restore.measure import denoise
-from milo_restore.measure.metrics.load import load_metric
-from milo_restore.measure.metrics.metric import Batch
-from milo_restore.measure.results import bootstrap_interval
+from milo_restore.measure.results import bootstrap_interval, read_results
 from milo_restore.train.command import RunArguments
 
 REFERENCE = "mae"
@@ -51,7 +43,6 @@ ARMS = {
 }
 METRICS = {"psnr": (2, 1.0), "ssim": (4, 1.0), "milo": (3, 1e3), "st-lpips": (2, 1e2)}  # digits, times
 UNKNOWN = "st-lpips"  # the metric that no loss knows
-FILE = "st_lpips.json"
 MOST_LOST = 0.3  # dB that the recommended arm may lose
 LITE = Path(__file__).parent / "configs" / "restormer_bsd400_lite.yaml"
 
@@ -60,19 +51,12 @@ Cells = dict[tuple[str, int], dict[str, "np.ndarray[Any, Any]"]]
 
 def train(folder: Path, arm: str, seed: int, changes: Sequence[str]) -> bool:
     """Train and measure one arm with one seed, or go on with it; whether it has come to its end."""
-    config = load_config(Config, LITE, [f"training.seed={seed}", *ARMS[arm].split(), *changes])
-    if not (folder / "metrics.json").is_file():
+    measured = f"metrics=[{', '.join(METRICS)}]"
+    config = load_config(Config, LITE, [f"training.seed={seed}", measured, *ARMS[arm].split(), *changes])
+    if not (folder / "run.json").is_file():
         print(f"{folder.name}:", flush=True)
         if denoising(config, RunArguments(folder, "latest", False)):
             return False
-    if not (folder / FILE).is_file():
-        (_, model, _), metric = load_run(folder), load_metric(UNKNOWN)
-        images = [image for name in config.data.test for _, image in load_collection(name, config.data.root)]
-        values = []
-        for image in tqdm(images, desc=f"{folder.name}, {UNKNOWN}", unit="image", leave=False, disable=None):
-            output = denoise(model, evaluation_input(image, config.data.test_sigmas[0]))
-            values += metric.measure(Batch([output], [image]))
-        write_text(folder / FILE, json.dumps(values) + "\n")
     return True
 
 
@@ -86,16 +70,16 @@ def finished(output: Path) -> Cells:
     names: list[str] | None = None
     for arm in ARMS:
         for folder in sorted(output.glob(f"{arm}-[0-9]*")):
-            if not (folder / FILE).is_file():
+            if not (folder / "run.json").is_file():
                 continue
-            results = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["results"]
-            rows = [row for result in results for row in result["images"]]
-            if names is not None and [row["name"] for row in rows] != names:
+            results = [read_results(file) for file in sorted(folder.glob("eval/*/restored/results.json"))]
+            images = [image for result in results for image in result["images"]]
+            if names is not None and [image["sha256"]["ref"] for image in images] != names:
                 raise ConfigError("was measured on other images", where=folder, mend="Compare like with like")
-            names = [row["name"] for row in rows]
-            found = {name: np.array([row[name] for row in rows]) for name in ("psnr", "ssim", "milo")}
-            found[UNKNOWN] = np.array(json.loads((folder / FILE).read_text(encoding="utf-8")))
-            cells[arm, int(folder.name.rsplit("-", 1)[1])] = found
+            names = [image["sha256"]["ref"] for image in images]
+            cells[arm, int(folder.name.rsplit("-", 1)[1])] = {
+                metric: np.array([image["values"][metric] for image in images]) for metric in METRICS
+            }
     if not cells:
         raise ConfigError("holds no finished arm", where=output)
     return cells

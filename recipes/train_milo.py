@@ -227,7 +227,7 @@ def report(
         save_file(state, output / f"milo_{name}.safetensors", about)
     teacher.save(output / "teacher.json")
     numbers = {"held_out": held_out.source, "agreement": rows, "teacher": teacher.to_json()}
-    write_text(output / "metrics.json", json.dumps(numbers, indent=1) + "\n")
+    write_text(output / "run.json", json.dumps(numbers, indent=1) + "\n")
     print(f"{held_out.source}, against {'people' if config.data.kadid else 'the teacher'}:")
     for name, row in rows.items():
         print(f"{name:12}" + "".join(f"{key} {value:.4f}   " for key, value in row.items()).rstrip())

@@ -67,7 +67,7 @@ def micro_settings(world: Path) -> dict[str, Any]:
         "training": {"stages": [{"steps": 6, "patch": PATCH, "batch": 4}], "learning_rate": 1e-3, "seed": 3,
                      "clip_norm": 1.0, "workers": 0, "ema_decay": 0.5, "log_every": 1, "checkpoint_every": 3,
                      "keep_checkpoints": None, "evaluate_every": 3, "sample_every": 6, "trackers": []},
-        "sampling": {"steps": 2, "guidance_scale": 2.0}, "metric_weights": "mini", "licences": ["our own"],
+        "sampling": {"steps": 2, "guidance_scale": 2.0}, "metrics": ["psnr", "milo:mini"], "licences": ["our own"],
     }  # fmt: skip
 
 

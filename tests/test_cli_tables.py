@@ -40,7 +40,7 @@ if kind == "loss=slow" and not (out / "checkpoint").exists():
     (out / "started").write_text("")
     time.sleep(60)
 (out / "config.yaml").write_text("training: {seed: 7}")
-(out / "metrics.json").write_text(json.dumps({"loss_weights": "mini (sha256 abc)"}))
+(out / "run.json").write_text(json.dumps({"loss_weights": "mini (sha256 abc)"}))
 """
 IMAGES = """
 import pathlib, shutil, sys

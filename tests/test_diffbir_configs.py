@@ -11,11 +11,11 @@ import torch
 from micro_world import CONFIGS, diffbir, run
 
 from milo_restore.config import load_config
+from milo_restore.data.degraded_sets import DegradedData, training_pairs
 from milo_restore.errors import ConfigError, DataError
+from milo_restore.models.diffbir import IRControlNet
+from milo_restore.models.diffbir.components import load_components
 from milo_restore.train.command import run_recipe
-
-import diffbir_data  # isort: skip  # found through micro_world's path
-import diffbir_setup  # isort: skip
 
 TASKS = ("denoise", "sr", "face")
 
@@ -67,10 +67,10 @@ def test_the_paper_configurations_pass_where_all_is_there(task, world, capsys, t
     (base / "vae" / "config.json").write_text(json.dumps({**config, "scaling_factor": 0.18215}))
     for name in ("photographs", "DIV2K_valid_HR", "FFHQ512", "CelebA-Test"):
         shutil.copytree(world / "images", tmp_path / "datasets" / name)
-    unet = diffbir_setup.load_components(str(base), device="cpu", dtype=torch.float32).unet
-    diffbir_setup.IRControlNet.from_unet(unet).save_pretrained(base / "controlnet")
+    unet = load_components(str(base), device="cpu", dtype=torch.float32).unet
+    IRControlNet.from_unet(unet).save_pretrained(base / "controlnet")
     monkeypatch.chdir(tmp_path)
-    changes = ["cleaner=none", f"loss.weights={world / 'latent_milo.safetensors'}", "metric_weights=mini"]
+    changes = ["cleaner=none", f"loss.weights={world / 'latent_milo.safetensors'}", "metrics=[milo:mini]"]
     changes += ["training.stages.0.patch=128"]  # of the world's images
     changes += ["data.test=[held-out-photographs]"] if task == "denoise" else []
     arguments = ["--dry-run", "--set", *changes]
@@ -91,8 +91,8 @@ def test_only_the_chosen_degradation_may_be_set():
 
 def test_images_on_disk_give_the_samples_of_images_in_memory(world):
     options = {"train": (str(world / "images"),), "degradation": "noise"}
-    lazy = diffbir_data.training_pairs(diffbir_data.Data(**options, in_memory=False), 4)
-    eager = diffbir_data.training_pairs(diffbir_data.Data(**options), 4)
+    lazy = training_pairs(DegradedData(**options, in_memory=False), 4)
+    eager = training_pairs(DegradedData(**options), 4)
     assert len(lazy) == len(eager) == 2
     for key in ((1, 0, 0, 64), (1, 1, 1, 128), (3, 0, 5, 100)):
         assert torch.equal(lazy[key]["input"], eager[key]["input"])

@@ -13,10 +13,10 @@ from original_keys import disturb
 from safetensors.torch import load_file, save_file
 
 from milo_restore.errors import ConfigError, WeightsError
+from milo_restore.models.diffbir import frozen
 from milo_restore.models.diffbir.prompts import PROMPTS_FILE, EncodedPrompts, StoredPrompts, load_prompts
 
 import micro_world  # noqa: F401  # isort: skip
-import diffbir_setup  # isort: skip  # found through micro_world's path
 
 WIDTH = 24
 WORDS = ("!", "a</w>", "blurry</w>", "face</w>", "<|startoftext|>", "<|endoftext|>")
@@ -150,9 +150,9 @@ def test_tables_that_are_none(tmp_path, tensors, texts):
 def test_the_recipes_ask_a_text_encoder_once(text_base, tmp_path, monkeypatch):
     cache, texts = str(tmp_path / "latents"), ["", "a face"]
     expected = {text: load_prompts(text_base).embed(text) for text in texts}
-    first = diffbir_setup.embeddings(texts, load_prompts(text_base), cache)
+    first = frozen._embeddings(texts, load_prompts(text_base), cache)
     for text in texts:
         assert_near(first[text], expected[text])
     monkeypatch.setattr(EncodedPrompts, "_embed", lambda self, text: pytest.fail(f"asked again for {text!r}"))
-    again = diffbir_setup.embeddings(texts, load_prompts(text_base), cache)
+    again = frozen._embeddings(texts, load_prompts(text_base), cache)
     assert all(torch.equal(again[text], first[text]) for text in texts)  # read from the cache

@@ -17,12 +17,15 @@ from micro_world import CONFIGS, RECIPES, diffbir, run, write
 from PIL import Image
 from safetensors.torch import load_file
 
+from milo_restore.cli import main
 from milo_restore.config import load_config
 from milo_restore.data.latent_cache import module_sha256
 from milo_restore.errors import ConfigError
+from milo_restore.models.diffbir import IRControlNet
+from milo_restore.models.diffbir.frozen import Draws, Frozen
 from milo_restore.train.command import run_recipe
 
-import diffbir_setup  # isort: skip  # found through micro_world's path
+import diffbir_config  # isort: skip  # found through micro_world's path
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +56,10 @@ def losses(folder):
 def whole(settings, tmp_path_factory):
     """One run to its end: its folder, the frozen networks it used, and their hashes from before training."""
     folder, seen = tmp_path_factory.mktemp("whole"), []
-    load = diffbir_setup.load_frozen
+    load = diffbir.load_frozen
 
-    def remember(config, device):
-        frozen = load(config, device)
+    def remember(*arguments, **options):
+        frozen = load(*arguments, **options)
         parts = {"vae": frozen.vae, "unet": frozen.unet, "cleaner": frozen.cleaner}
         seen.append((frozen, {name: module_sha256(part) for name, part in parts.items()}))
         return frozen
@@ -69,17 +72,21 @@ def whole(settings, tmp_path_factory):
 
 def test_a_run_leaves_everything_it_promises(whole):
     folder = whole[0] / "run"
-    numbers = json.loads((folder / "metrics.json").read_text())
+    numbers = json.loads((folder / "run.json").read_text())
     assert numbers["steps"] == 6
     assert numbers["loss"] == "milo-linear"
-    assert list(numbers["results"][0]["table"]) == ["input", "cleaner", "start", "output", "autoencoder"]
-    table = numbers["results"][0]["table"]
-    assert table["output"]["psnr"] == numbers["results"][0]["means"]["output_psnr"]
-    assert table["start"]["psnr"] != table["output"]["psnr"]  # the zero convolutions have moved
-    assert table["autoencoder"]["psnr"] not in (table["start"]["psnr"], table["output"]["psnr"])
-    means = numbers["results"][0]["means"]
-    assert means["input_psnr"] == pytest.approx(20.3, abs=0.5)  # sigma 25, clipped
-    assert {f"{stage}_milo" for stage in ("input", "cleaner", "output")} <= means.keys()
+    assert numbers["held_out"]["before"]["mse"] != numbers["held_out"]["after"]["mse"]
+    (place,) = (folder / "eval").iterdir()
+    assert {path.name for path in place.iterdir()} == {"input", "cleaner", "start", "restored", "autoencoder", "ref"}
+    found = {path.parent.name: json.loads(path.read_text())["means"] for path in place.glob("*/results.json")}
+    assert found["start"]["psnr"] != found["restored"]["psnr"]  # the zero convolutions have moved
+    assert found["autoencoder"]["psnr"] not in (found["start"]["psnr"], found["restored"]["psnr"])
+    assert found["input"]["psnr"] == pytest.approx(20.3, abs=0.5)  # sigma 25, clipped
+    assert all(means["milo:mini"] > 0 for means in found.values())
+    assert main(["report", str(folder), "--out", str(folder / "r.html")]) == 0
+    page = (folder / "r.html").read_text()
+    assert "control before training" in page
+    assert "control after training, milo-linear" in page
     with Image.open(folder / "samples" / "final.png") as picture:
         assert picture.width >= 5 * 160
     assert len(losses(whole[0])) == 6
@@ -111,8 +118,9 @@ def test_mse_beside_it_starts_from_the_same_and_shares_the_table(settings, whole
     ]  # its own table first
     assert "control before training" in printed
     assert "autoencoder's limit" in printed
-    mse, milo = (json.loads((tmp_path / folder / "metrics.json").read_text()) for folder in ("run/mse", "run"))
-    assert mse["results"][0]["table"]["start"] == milo["results"][0]["table"]["start"]
+    mse, milo = ((tmp_path / run / "eval").glob("*/start/results.json") for run in ("run/mse", "run"))
+    mse, milo = (json.loads(path.read_text())["means"] for path in (*mse, *milo))
+    assert mse == milo
     assert difference(weights(tmp_path), weights(whole[0])) == 0  # what it is without the other
     shutil.rmtree(tmp_path / "run" / "final")
     (tmp_path / "run" / "mse" / "final" / "model.safetensors").unlink()  # a finished one is not run again
@@ -122,7 +130,7 @@ def test_mse_beside_it_starts_from_the_same_and_shares_the_table(settings, whole
 def test_the_condition_reaches_the_mask(settings, tmp_path):
     loss = {**settings["loss"], "curriculum": "constant", "mask_pair": "condition"}
     assert run(tmp_path, {**settings, "loss": loss, "condition_noise": 200}) == 0
-    numbers = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    numbers = json.loads((tmp_path / "run" / "run.json").read_text())
     assert numbers["loss"] == "milo-condition"
     assert numbers["held_out"]["after"]["loss"] > 0
 
@@ -133,15 +141,14 @@ def test_what_is_frozen_stays_and_only_the_control_moves(whole):
         part = getattr(frozen, name)
         assert module_sha256(part) == digest, name
         assert not any(parameter.requires_grad or parameter.grad is not None for parameter in part.parameters())
-    fresh = diffbir_setup.IRControlNet.from_unet(frozen.unet).state_dict()
+    fresh = IRControlNet.from_unet(frozen.unet).state_dict()
     moved = {key for key, value in weights(folder).items() if not torch.equal(value, fresh[key])}
     assert moved == set(fresh)  # weight decay reaches what has no gradient yet
 
 
-def test_before_its_first_step_the_control_changes_nothing(whole, settings):
+def test_before_its_first_step_the_control_changes_nothing(whole):
     frozen = whole[1]
-    config = load_config(diffbir.Config, write(whole[0], settings))
-    control = diffbir_setup.start_control(config, frozen)
+    control = frozen.start_control("unet")
     zero = [module for name, module in control.named_children() if name.startswith("controlnet_")]
     assert len(zero) == 3
     assert all(not parameter.any() for part in zero for parameter in part.parameters())
@@ -195,9 +202,9 @@ def test_bfloat16_trains_and_samples(whole, settings, tmp_path):
 
 def test_a_cached_run_encodes_once(settings, tmp_path, monkeypatch):
     asked = []
-    encode = diffbir_setup.Frozen.encode
+    encode = Frozen.encode
     counting = lambda *arguments: asked.append(len(arguments[1])) or encode(*arguments)  # noqa: E731
-    monkeypatch.setattr(diffbir_setup.Frozen, "encode", counting)
+    monkeypatch.setattr(Frozen, "encode", counting)
     cached = {**settings, "cache": {"folder": str(tmp_path / "latents"), "samples": 5}}
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
@@ -208,13 +215,13 @@ def test_a_cached_run_encodes_once(settings, tmp_path, monkeypatch):
 
 def test_draws_belong_to_their_samples():
     like = torch.empty(4, 4, 16, 16)
-    together = diffbir.Draws.of(1, 5, [8, 9, 10, 11], like)
-    apart = [diffbir.Draws.of(1, 5, [position], like[:1]) for position in (8, 9, 10, 11)]
+    together = Draws.of(1, 5, [8, 9, 10, 11], like)
+    apart = [Draws.of(1, 5, [position], like[:1]) for position in (8, 9, 10, 11)]
     for whole, parts in zip(together, zip(*apart)):
         assert torch.equal(whole, torch.cat(parts))
-    other = diffbir.Draws.of(1, 6, [8, 9, 10, 11], like)
+    other = Draws.of(1, 6, [8, 9, 10, 11], like)
     assert not torch.equal(together.noise, other.noise)
-    many = diffbir.Draws.of(1, 1, range(2000), torch.empty(1, 4, 2, 2))
+    many = Draws.of(1, 1, range(2000), torch.empty(1, 4, 2, 2))
     assert abs(many.noise.mean()) < 0.02
     assert abs(many.noise.std() - 1) < 0.02
     assert abs((many.noise * many.posterior).mean()) < 0.02
@@ -234,28 +241,26 @@ def test_three_hundred_steps_lower_the_held_out_loss(kind, tmp_path):
     overrides += [] if kind == "milo" else ["loss.curriculum=constant"]
     arguments = ["--set", *overrides, "--output", str(tmp_path / "run")]
     assert run_recipe(diffbir.main, diffbir.Config, CONFIGS / "diffbir_denoise_tiny.yaml", "", arguments) == 0
-    held_out = json.loads((tmp_path / "run" / "metrics.json").read_text())["held_out"]
+    held_out = json.loads((tmp_path / "run" / "run.json").read_text())["held_out"]
     assert held_out["after"]["mse"] < 0.75 * held_out["before"]["mse"]
     assert held_out["after"]["loss"] < 0.75 * held_out["before"]["loss"]
 
 
 @pytest.mark.parametrize(("weights", "scale", "right"), [("official", 0.5, "mini"), ("mini", 0.18215, "official")])
 def test_latent_milo_must_know_the_latents(weights, scale, right, settings, tmp_path):
-    config = load_config(diffbir.Config, write(tmp_path, settings), [f"loss.weights={weights}"])
-    vae = type("VAE", (), {"config": type("Config", (), {"scaling_factor": scale})})
+    loss = load_config(diffbir.Config, write(tmp_path, settings), [f"loss.weights={weights}"]).loss
     with pytest.raises(ConfigError, match=f"{weights} weights know .*Set loss.weights to {right}"):
-        diffbir_setup.check_metric_fits(config, vae)
-    vae.config.scaling_factor = 0.18215 if weights == "official" else 0.5
-    diffbir_setup.check_metric_fits(config, vae)
+        loss.check_latents_of(scale, "a base")
+    loss.check_latents_of(0.18215 if weights == "official" else 0.5, "a base")
 
 
 def test_the_memory_plan_is_one_option(settings, tmp_path):
     config = load_config(diffbir.Config, write(tmp_path, settings), ["training.stages.0.batch=256"])
-    assert diffbir_setup.planned(config, tmp_path, 1) is config
-    plan = diffbir_setup.planned(replace(config, memory="24gb"), tmp_path, 2)
+    assert diffbir_config.planned(config, tmp_path, 1) is config
+    plan = diffbir_config.planned(replace(config, memory="24gb"), tmp_path, 2)
     assert plan.training.mixed_precision == "bf16"
     assert plan.training.optimizer == "adamw8bit"
-    assert plan.training.accumulation * 2 * diffbir_setup.MICRO_BATCH == 256
+    assert plan.training.accumulation * 2 * diffbir_config.MICRO_BATCH == 256
     assert plan.gradient_checkpointing
     assert plan.cache.folder == str(tmp_path / "latents")
 

@@ -28,7 +28,7 @@ ROOMS = {
     "files": GROUND,
     "metric": GROUND | {"files"},
     "data": LOW,
-    "models": LOW,
+    "models": LOW | {"data"},
     "loss": LOW | {"metric"},
     "train": LOW,  # the metric, the loss, the data and the model arrive as arguments
     "show": LOW | {"metric", "data"},

@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from milo_restore import Restormer
+from milo_restore.cli import main
 from milo_restore.config import load_config
 from milo_restore.errors import ConfigError
 from milo_restore.paper import load_table
@@ -27,7 +28,8 @@ RECIPES = REPOSITORY / "recipes"
 TINY = [
     "--set", "training.stages=[{steps: 4, patch: 32, batch: 4}, {steps: 2, patch: 48, batch: 2}]",
     "training.constant_steps=2", "training.evaluate_every=6", "training.sample_every=3", "training.checkpoint_every=2",
-    "training.log_every=1", "network.dim=8", "network.heads=[1, 2, 2, 4]", "loss.weights=mini", "metric_weights=mini",
+    "training.log_every=1", "network.dim=8", "network.heads=[1, 2, 2, 4]", "loss.weights=mini",
+    "metrics=[psnr, milo:mini]",
 ]  # fmt: skip
 
 
@@ -56,12 +58,17 @@ def test_tiny_run_leaves_everything_it_promises(denoise, monkeypatch, tmp_path, 
     assert run(denoise, monkeypatch, "--output", folder, *TINY) == 0
     output = capsys.readouterr().out
     assert "held-out-photographs" in output
-    assert "mini (milo_mini.safetensors" in output
-    numbers = json.loads((folder / "metrics.json").read_text())
+    numbers = json.loads((folder / "run.json").read_text())
     assert numbers["steps"] == 6
     assert numbers["loss"] == "milo-cosine"
-    assert {row["name"] for row in numbers["results"][0]["images"]} == {"chelsea.png", "rocket.jpg"}
-    assert numbers["results"][0]["means"]["input_psnr"] == pytest.approx(20.4, abs=0.3)
+    place = folder / "eval" / "held-out-photographs-sigma-25"
+    results = {name: json.loads((place / name / "results.json").read_text()) for name in ("input", "restored")}
+    assert {image["name"] for image in results["restored"]["images"]} == {"chelsea.png", "rocket.png"}
+    assert results["input"]["means"]["psnr"] == pytest.approx(20.4, abs=0.3)
+    assert "mini (milo_mini.safetensors" in results["restored"]["metrics"]["milo:mini"]["weights"]
+    assert f"{results['restored']['means']['psnr']:.2f}" in output
+    assert main(["report", str(folder), "--out", str(tmp_path / "r.html")]) == 0
+    assert "milo-cosine" in (tmp_path / "r.html").read_text()
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [s["step"] for s in steps if "loss" in s] == [1, 2, 3, 4, 5, 6]
     first = next(s for s in steps if "loss" in s)
@@ -135,7 +142,7 @@ def test_sigterm_saves_and_resume_ends_where_an_uninterrupted_run_does(tmp_path)
     longer = ["--set", "training.stages=[{steps: 40, patch: 32, batch: 2}]", "training.evaluate_every=null",
               "training.sample_every=null", "training.checkpoint_every=1000", "network.dim=8",
               "network.heads=[1, 2, 2, 4]", "loss.curriculum=linear", "loss.weights=mini",
-              "metric_weights=mini"]  # fmt: skip
+              "metrics=[milo:mini]"]  # fmt: skip
     command = [sys.executable, str(RECIPES / "restormer_denoise.py"), "--output"]
     stopped = subprocess.Popen([*command, str(tmp_path / "a"), *longer], env=environment, cwd=tmp_path)
     journal = tmp_path / "a" / "metrics.jsonl"
@@ -164,7 +171,8 @@ def test_two_processes_train_what_one_trains(tmp_path):
     one, both = (load_file(tmp_path / n / "final" / "model.safetensors") for n in "12")
     for key in one:
         torch.testing.assert_close(both[key], one[key], atol=2e-5, rtol=1e-3)
-    scores = [json.loads((tmp_path / n / "metrics.json").read_text())["results"][0]["means"]["psnr"] for n in "12"]
+    files = [next((tmp_path / n).glob("eval/*/restored/results.json")) for n in "12"]
+    scores = [json.loads(file.read_text())["means"]["psnr"] for file in files]
     assert scores[0] == pytest.approx(scores[1], abs=0.02)
     assert json.loads((tmp_path / "2" / "env.json").read_text())["processes"] == 2
 
@@ -188,7 +196,8 @@ def test_no_configuration_trains_through_the_mask_or_without_curriculum(denoise,
     config = load_config(denoise.Config, path)
     assert config.loss.label == "milo-cosine"
     tiny = path.stem == "restormer_tiny"
-    assert config.loss.weights == config.metric_weights == ("auto" if tiny else "official")
+    assert config.loss.weights == ("auto" if tiny else "official")
+    assert config.metrics == ("psnr", "ssim", "milo:auto" if tiny else "milo")
     for row in load_table(1, RECIPES).rows:
         words = row.set.replace("$milo", "official").split()
         label = load_config(denoise.Config, path, words).loss.label
@@ -214,32 +223,49 @@ def test_paper_configuration_passes_a_dry_run(denoise, monkeypatch, tmp_path, ca
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.golden
-def test_compare_prints_a_table_and_draws_a_picture(denoise, monkeypatch, tmp_path, capsys):
+def test_runs_are_compared_in_a_picture(denoise, monkeypatch, tmp_path, capsys):
+    options = ["loss.curriculum=constant", "data.test_side=null"]
     for kind in ("mae", "milo"):
-        assert (
-            run(
-                denoise,
-                monkeypatch,
-                "--output",
-                tmp_path / kind,
-                *TINY,
-                f"loss.kind={kind}",
-                "loss.curriculum=constant",
-            )
-            == 0
-        )
-    capsys.readouterr()
-    compare = load_recipe("restormer_compare")
-    arguments = [tmp_path / "mae", tmp_path / "milo", "--picture", tmp_path / "picture.png"]
-    monkeypatch.setattr(sys, "argv", ["restormer_compare.py", *map(str, arguments)])
-    assert compare.main() == 0
-    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
-    assert rows == ["mae", "milo", "noisy"]
+        assert run(denoise, monkeypatch, "--output", tmp_path / kind, *TINY, f"loss.kind={kind}", *options) == 0
+    compare = load_recipe("compare_picture")
+
+    def draw(*arguments):
+        words = [tmp_path / "mae", f"other={tmp_path / 'milo'}", "--out", tmp_path / "picture.png", *arguments]
+        monkeypatch.setattr(sys, "argv", ["compare_picture.py", *map(str, words)])
+        return compare.main()
+
+    assert draw("--image", "chelsea") == 0
     with Image.open(tmp_path / "picture.png") as picture:
         assert picture.size[0] == 3 * 2 * 160 + 2 * 4  # MAE, MILO and the target, twice as large, gaps of 4 pixels
-    monkeypatch.setattr(sys, "argv", ["restormer_compare.py", str(tmp_path)])
-    assert compare.main() == 2
+    assert draw("--image", "chelsea", "--input") == 0
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.size[0] == 4 * 2 * 160 + 3 * 4
+    capsys.readouterr()
+    assert draw("--image", "cat") == 2
+    assert "has no image 'cat'. It has chelsea, rocket" in capsys.readouterr().err
+    assert draw("--image", "chelsea", "--crop", "0", "4000") == 2
+    assert "the inset does not lie in the crop" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("metrics", ["[psnr, mae]", "[psnr, milo:mini]"])
+def test_any_metric_is_a_curve_and_chooses_the_best(denoise, monkeypatch, tmp_path, metrics):
+    name = metrics.strip("[]").split(", ")[1]
+    options = [f"metrics={metrics}", "training.evaluate_every=2", f"training.keep_best={name}"]
+    assert run(denoise, monkeypatch, "--output", tmp_path, *TINY, *options) == 0
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    curve = {line["step"]: line["evaluation"][name] for line in lines if "evaluation" in line}
+    kept = json.loads((tmp_path / "best" / "evaluation.json").read_text())
+    assert kept["evaluation"][name] == min(curve.values())  # lower is better
+    assert curve[kept["step"]] == min(curve.values())
+    assert len(set(curve.values())) == 3
+
+
+def test_a_curve_that_is_none_is_refused_before_the_start(denoise, monkeypatch, tmp_path, capsys):
+    assert run(denoise, monkeypatch, "--output", tmp_path / "a", *TINY, "training.keep_best=ssmi") == 2
+    assert "keep_best: no evaluation gives 'ssmi'. Known: psnr, milo:mini" in capsys.readouterr().err
+    assert run(denoise, monkeypatch, "--output", tmp_path / "b", *TINY, "metrics=[psnr, mio]") == 2
+    assert "Did you mean 'milo'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_basicsr_builds_the_loss_from_a_yaml_entry():

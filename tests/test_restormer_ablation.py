@@ -15,7 +15,7 @@ import restormer_ablation as ablation  # isort: skip
 
 TINY = [
     "training.stages=[{steps: 2, patch: 32, batch: 2}]", "training.constant_steps=1", "training.trackers=[]",
-    "network.dim=8", "network.heads=[1, 2, 2, 4]", "loss.weights=mini", "metric_weights=mini",
+    "network.dim=8", "network.heads=[1, 2, 2, 4]", "loss.weights=mini",
     "data.train=[photographs]", "data.test=[held-out-photographs]", "data.test_side=64",
 ]  # fmt: skip
 
@@ -65,17 +65,17 @@ def test_it_runs_and_goes_on(tmp_path, capsys):
     words = ["--output", str(tmp_path), "--seeds", "3", "--set", *TINY]
     assert ablation.main([*words, "--arms", "mae"]) == 0
     assert "recommended by the rule: mae" in capsys.readouterr().out
-    before = (tmp_path / "mae-3" / "metrics.json").stat().st_mtime_ns
+    before = (tmp_path / "mae-3" / "run.json").stat().st_mtime_ns
     assert ablation.main([*words, "--arms", "mae", "l1-10milo"]) == 0
-    assert (tmp_path / "mae-3" / "metrics.json").stat().st_mtime_ns == before
+    assert (tmp_path / "mae-3" / "run.json").stat().st_mtime_ns == before
     printed = capsys.readouterr().out
     assert "| mae | 3 |" in printed
     assert "| l1-10milo | 3 |" in printed
     assert ablation.main(["--output", str(tmp_path), "--table"]) == 0
     assert "| l1-10milo | 3 |" in capsys.readouterr().out
-    file = tmp_path / "l1-10milo-3" / "metrics.json"
+    (file,) = (tmp_path / "l1-10milo-3").glob("eval/*/restored/results.json")
     numbers = json.loads(file.read_text())
-    numbers["results"][0]["images"][0]["name"] = "another"
+    numbers["images"][0]["sha256"]["ref"] = "another"
     file.write_text(json.dumps(numbers))
     assert ablation.main(["--output", str(tmp_path), "--table"]) == 2
     assert "other images" in capsys.readouterr().err

@@ -77,7 +77,7 @@ def test_two_runs_with_one_seed_and_a_resumed_one_are_the_same(recipe, tmp_path,
             file.unlink()
         (tmp_path / "b" / name).rmdir()
     assert run(recipe, tmp_path / "b", resume=True) == 0
-    numbers = [json.loads((tmp_path / name / "metrics.json").read_text())["agreement"] for name in "ab"]
+    numbers = [json.loads((tmp_path / name / "run.json").read_text())["agreement"] for name in "ab"]
     assert numbers[0]["final"] == numbers[1]["final"]
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
     first, second = (load_file(tmp_path / name / "final" / "model.safetensors") for name in "ab")
@@ -104,7 +104,7 @@ def test_two_hundred_steps_raise_the_agreement(recipe, tmp_path):
         "training.evaluate_every=200", "training.checkpoint_every=200",
     ]  # fmt: skip
     assert run(recipe, tmp_path / "run", *changes) == 0
-    numbers = json.loads((tmp_path / "run" / "metrics.json").read_text())["agreement"]
+    numbers = json.loads((tmp_path / "run" / "run.json").read_text())["agreement"]
     assert numbers["final"]["srcc"] > numbers["before"]["srcc"] + 0.05
     assert numbers["final"]["srcc"] > 0.85
 
@@ -133,7 +133,7 @@ def test_latents_train_too(recipe, tmp_path):
     masks = "training.stages=[{steps: 60, patch: 64, batch: 4}]", "training.evaluate_every=60", "mask_weight=1"
     assert run(recipe, tmp_path / "c", *changes, *masks) == 0
     assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 6  # with the images' masks
-    numbers = json.loads((tmp_path / "c" / "metrics.json").read_text())["agreement"]
+    numbers = json.loads((tmp_path / "c" / "run.json").read_text())["agreement"]
     assert numbers["final"]["gradient_cosine"] > numbers["before"]["gradient_cosine"]
     recorded = LatentMILO.from_pretrained(tmp_path / "c" / "milo_final.safetensors").weights.agreement
     assert recorded.gradient_cosine == pytest.approx(numbers["final"]["gradient_cosine"], abs=1e-4)
@@ -156,7 +156,7 @@ def test_two_processes_train_what_one_trains(recipe, tmp_path):
 def test_training_goes_on_from_weights(recipe, tmp_path):
     still = ["training.learning_rate=0", "training.final_learning_rate=0", "training.weight_decay=0"]
     assert run(recipe, tmp_path / "a", "start=mini", *still) == 0
-    numbers = json.loads((tmp_path / "a" / "metrics.json").read_text())["agreement"]
+    numbers = json.loads((tmp_path / "a" / "run.json").read_text())["agreement"]
     for when in ("before", "final"):
         assert numbers[when]["srcc"] == pytest.approx(1, abs=1e-3)  # rounding may exchange equal scores
     mini = load_file(MILO.from_pretrained("mini").weights.path)

@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs",
         nargs="+",
         metavar="RUN",
-        help="a folder with a results.json of 'milo-restore evaluate', or that file; LABEL=RUN names the method",
+        help="a recipe's run folder, a folder with a results.json of 'milo-restore evaluate', or that file; LABEL=RUN "
+        "names the method",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the HTML file to write")
     parser.add_argument("--title", default="Restoration report", help="of the page (default: %(default)s)")

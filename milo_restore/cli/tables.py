@@ -88,7 +88,7 @@ def main(arguments: argparse.Namespace) -> int:
 def _report(every: dict[int, list[Cell]], scale: str, out: Path) -> None:
     """One page of everything that is there."""
     from milo_restore.cli import main as command
-    from milo_restore.paper.plan import PROVENANCE
+    from milo_restore.measure.restorer import PROVENANCE
 
     folders = [str(cell.folder) for cells in every.values() for cell in cells if (cell.folder / PROVENANCE).is_file()]
     if folders:

@@ -16,13 +16,12 @@ from pathlib import Path
 from string import Template
 
 from milo_restore.measure.metrics import find_metric
+from milo_restore.measure.restorer import RESULTS
 from milo_restore.paper.definition import Group, Row, Scale, ScaleName, Table, mentions
 from milo_restore.show.text import slug
 
-TRAINED = "metrics.json"  # what recipes write last
+TRAINED = "run.json"  # what recipes write last
 IMAGES = "images.json"
-RESULTS = "results.json"
-PROVENANCE = "provenance.json"
 WEIGHTS = "milo_best.safetensors"
 CONTROL = "controlnet"
 

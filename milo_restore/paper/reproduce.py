@@ -14,10 +14,11 @@ from tqdm import tqdm
 from milo_restore.errors import ConfigError
 from milo_restore.files.write import write_text
 from milo_restore.measure.metrics import Protocol, load_metrics
+from milo_restore.measure.restorer import PROVENANCE, RESULTS
 from milo_restore.measure.results import read_results
 from milo_restore.paper.definition import Table
 from milo_restore.paper.jobs import JobFailed, Main, run_job
-from milo_restore.paper.plan import PROVENANCE, RESULTS, Cell, Job, jobs_of
+from milo_restore.paper.plan import Cell, Job, jobs_of
 from milo_restore.paper.provenance import provenance
 from milo_restore.paper.render import render
 

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from milo_restore.errors import ConfigError, DataError
+from milo_restore.measure.restorer import PROVENANCE, RESTORED, RESULTS
 from milo_restore.measure.results import read_results
-
-RESULTS = "results.json"
-PROVENANCE = "provenance.json"
 
 
 @dataclass(frozen=True)
@@ -97,27 +95,46 @@ def read_runs(names: Sequence[str]) -> list[Run]:
     """The runs that are asked for.
 
     Args:
-        names: each a folder with a results.json, or such a file, or ``LABEL=`` and one of these.
+        names: each a folder with a results.json, a run folder of a recipe with some below it, or such a file; or
+            ``LABEL=`` and one of these. What several runs share, such as the degraded input, is shown once.
 
     Raises:
         DataError: a file is missing or no results.json.
         ConfigError: one run is given twice.
     """
-    runs = [_read(name) for name in names]
-    files = [run.file.resolve() for run in runs]
-    if twice := [run.file for run, file in zip(runs, files) if files.count(file) > 1]:
+    runs, seen = [], set()
+    for name in names:
+        label, separator, path = name.partition("=")
+        given = label if separator and not Path(name).exists() else None
+        files = find_results(Path(name if given is None else path))
+        for file in files:
+            run = _read(file, given if len(files) == 1 or file.parent.name == RESTORED else None)
+            pictures = tuple((image["sha256"]["pred"], image["sha256"]["ref"]) for image in run.results["images"])
+            if len(files) == 1 or (run.label, pictures) not in seen:
+                runs.append(run)
+            seen.add((run.label, pictures))
+    found = [run.file.resolve() for run in runs]
+    if twice := [run.file for run, file in zip(runs, found) if found.count(file) > 1]:
         raise ConfigError("is given twice", where=twice[0])
     return runs
 
 
-def _read(name: str) -> Run:
-    label, separator, path = name.partition("=")
-    file = Path(path if separator and not Path(name).exists() else name)
-    given = label if separator and not Path(name).exists() else None
-    file = file / RESULTS if file.is_dir() else file
-    if not file.is_file():
-        mend = "Give a folder or file that 'milo-restore evaluate --out DIR/results.json' wrote"
-        raise DataError("no such results", where=file, mend=mend)
+def find_results(path: Path) -> list[Path]:
+    """The results.json of a folder, or all of those below it, or the file itself.
+
+    Raises:
+        DataError: there is none.
+    """
+    files = [path]
+    if path.is_dir():
+        files = [path / RESULTS] if (path / RESULTS).is_file() else sorted(path.rglob(RESULTS))
+    if not files or not files[0].is_file():
+        mend = "Give a run folder that has finished, or a folder or file that 'milo-restore evaluate --out' wrote"
+        raise DataError("no such results", where=path, mend=mend)
+    return files
+
+
+def _read(file: Path, given: str | None) -> Run:
     results = read_results(file)
     provenance: dict[str, Any] = {}
     if (record := file.parent / PROVENANCE).is_file() and file.name == RESULTS:
@@ -136,7 +153,15 @@ def _check_provenance(record: Any, where: Path) -> None:
     Raises:
         DataError: the record, or a part of it, is of another kind.
     """
-    kinds: dict[str, Any] = {"paper": dict, "digits": dict, "configs": dict, "order": int, "group": str, "method": str}
+    kinds: dict[str, Any] = {
+        "paper": dict,
+        "digits": dict,
+        "configs": dict,
+        "order": int,
+        "group": str,
+        "method": str,
+        "title": str,
+    }
     wrong = [key for key, kind in kinds.items() if key in record and not isinstance(record[key], kind)] if isinstance(
         record, dict
     ) else ["the whole"]  # fmt: skip
@@ -160,7 +185,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     groups = []
     for key, members in found.items():
         ordered = sorted(members, key=lambda run: run.provenance.get("order", 0))
-        title = key if isinstance(key, str) else _title(ordered[0])
+        title = key if isinstance(key, str) else ordered[0].provenance.get("title") or _title(ordered[0])
         for run in ordered[1:]:
             if _identity(run) != _identity(ordered[0]):
                 what = f"has other images or references than {ordered[0].file}, both of {title}"
