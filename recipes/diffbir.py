@@ -194,9 +194,11 @@ def train(config: Config, run: RunArguments) -> int:
         checkpoint.publish(run.output / "controlnet", control.save_pretrained)
     for one in (control, start):  # diffusers' own method warns of an empty list of exceptions
         nn.Module.to(one, state.device, frozen.unet.dtype)
-    pipelines = [pipeline_of(config, frozen, one) for one in (control, start)]
-    restores = [pipeline_restorer(one, **vars(config.sampling)) for one in pipelines]
-    results = measure(pipelines[0], *restores, tests, milo)
+    pipeline = pipeline_of(config, frozen, control)
+    restore, from_start = (
+        pipeline_restorer(one, **vars(config.sampling)) for one in (pipeline, pipeline_of(config, frozen, start))
+    )
+    results = measure(pipeline, restore, from_start, tests, milo)
     if state.is_main_process:
         numbers = {"steps": result.step, **used, "held_out": {"before": before, "after": after}, "results": results}
         write_text(run.output / "metrics.json", json.dumps(numbers, indent=1) + "\n")
