@@ -17,6 +17,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+if not (REPOSITORY / ".git").exists():
+    pytest.skip("not a git checkout: a source distribution has none of these files", allow_module_level=True)
+
 CONTRIBUTING = (REPOSITORY / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 SETTINGS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
@@ -83,6 +86,15 @@ def test_forms_ask_what_github_understands():
     doctor = {field["id"]: field for field in asked["bug"]["body"]}["doctor"]
     assert "`milo-restore doctor`" in doctor["attributes"]["label"]
     assert doctor["validations"]["required"] is True
+
+
+def test_ten_tests_are_slow():
+    marks = [
+        path.read_text(encoding="utf-8").count("@pytest.mark." + "slow\n") for path in REPOSITORY.glob("tests/*.py")
+    ]
+    assert sum(marks) == 10
+    said = [CONTRIBUTING, *SETTINGS["tool"]["pytest"]["ini_options"]["markers"]]
+    assert sum("ten tests that train longest" in text for text in said) == 2
 
 
 TOLD = 'mkdir -p .venv/bin && printf "#!/bin/sh\\n" | tee .venv/bin/ruff .venv/bin/mypy && chmod +x .venv/bin/*'

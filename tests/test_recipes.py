@@ -118,6 +118,7 @@ def test_an_unreadable_training_image_is_named(denoise, monkeypatch, tmp_path, c
     assert "broken.png" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_loss_of_the_paper_trains(denoise, monkeypatch, tmp_path):
     finals = {}
     for kind, curriculum in (("mae", "constant"), ("milo", "constant"), ("milo", "linear"), ("milo", "cosine")):
@@ -130,6 +131,7 @@ def test_every_loss_of_the_paper_trains(denoise, monkeypatch, tmp_path):
     assert all(not torch.equal(a, b) for i, a in enumerate(values) for b in values[:i])
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_resume_ends_where_an_uninterrupted_run_does(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     longer = ["--set", "training.stages=[{steps: 40, patch: 32, batch: 2}]", "training.evaluate_every=null",
@@ -153,6 +155,7 @@ def test_sigterm_saves_and_resume_ends_where_an_uninterrupted_run_does(tmp_path)
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[1])
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     recipe = [str(RECIPES / "restormer_denoise.py"), *TINY, "training.evaluate_every=null", "--output"]
@@ -214,7 +217,7 @@ def test_paper_configuration_passes_a_dry_run(denoise, monkeypatch, tmp_path, ca
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.golden
+@pytest.mark.slow
 def test_compare_prints_a_table_and_draws_a_picture(denoise, monkeypatch, tmp_path, capsys):
     for kind in ("mae", "milo"):
         assert (
