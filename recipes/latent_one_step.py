@@ -37,6 +37,15 @@ DATA_SEED = 5  # of crops and degradations; a cell's own seed draws windows, noi
 STEP = Callable[[nn.Module, dict[str, Any], int], "tuple[Tensor, dict[str, Tensor]]"]
 
 
+class Residual(nn.Sequential):
+    """Two convolutions, each after SiLU, added to what goes in."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (N, C, h, w) to the same shape."""
+        one, other = self
+        return features + other(F.silu(one(F.silu(features))))
+
+
 class OneStep(nn.Module):
     """Residual 3x3 convolutions at the latent's size, their output added to the condition; 0.25 M parameters.
 
@@ -47,17 +56,14 @@ class OneStep(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(4, width, 3, padding=1)
         pairs = [[nn.Conv2d(width, width, 3, padding=1) for _ in range(2)] for _ in range(blocks)]
-        self.blocks = nn.ModuleList(nn.ModuleList(pair) for pair in pairs)
+        self.blocks = nn.Sequential(*(Residual(*pair) for pair in pairs))
         self.last = nn.Conv2d(width, 4, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, condition: Tensor) -> Tensor:
         """Latents (N, 4, h, w), times the scaling factor, to the same."""
-        features = self.first(condition)
-        for one, other in self.blocks:
-            features = features + other(F.silu(one(F.silu(features))))
-        return condition + self.last(features)
+        return condition + self.last(self.blocks(self.first(condition)))
 
 
 @dataclass(frozen=True)
@@ -93,14 +99,15 @@ class World:
         source = training_pairs(config.data, DATA_SEED)
         (pairs,) = held_out(config.data).values()
         pairs = pairs[:held]
-        images_of = ([pair.degraded for pair in pairs], [to_tensor(pair.target) for pair in pairs])
-        latents = frozen.encode_in_parts(*map(torch.stack, images_of))
+        targets = torch.stack([to_tensor(pair.target) for pair in pairs])
+        latents = frozen.encode_in_parts(torch.stack([pair.degraded for pair in pairs]), targets)
         digest = images_sha256([*source.images, *((pair.name, pair.target) for pair in pairs)])
         identity = f"{digest} {crops} {CROP} {DATA_SEED} {config.data.chosen} {frozen.sha256()}"
         file = cache / f"latents-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.safetensors"
         if not file.is_file():
             samples = [source[SampleKey(1, number, number, CROP)] for number in range(crops)]
-            made = frozen.encode_in_parts(*(torch.stack([s[key] for s in samples]) for key in ("input", "target")))
+            degraded, target = (torch.stack([sample[key] for sample in samples]) for key in ("input", "target"))
+            made = frozen.encode_in_parts(degraded, target)
             with replacing(file) as temporary:
                 save_file({key: value.contiguous() for key, value in made.items()}, temporary)
         return cls(config, frozen, load_file(file), pairs, latents, digest)

@@ -23,7 +23,7 @@ from milo_restore import MILO, Restormer
 from milo_restore.config import dump_config
 from milo_restore.data import NoisyPatches, load_collection, write_png
 from milo_restore.data.image_sets import centre_crop
-from milo_restore.data.restoration_pairs import noisy_pairs
+from milo_restore.data.restoration_pairs import RestorationPair, noisy_pairs
 from milo_restore.files.write import write_text
 from milo_restore.loss import LossSettings, MILOLoss, build_loss
 from milo_restore.measure import Restore, comparison_table, evaluate_restorers, sample_picture, score_restorer
@@ -88,7 +88,7 @@ def main(config: Config, run: RunArguments) -> int:
     state, data = PartialState(), config.data
     images = [image for name in data.train for image in load_collection(name, data.root)]
     patches = NoisyPatches(images, sigma=data.sigma, seed=config.training.seed, mixup=data.mixup)
-    tests = {}
+    tests: dict[str, list[RestorationPair]] = {}
     for name in data.test:
         clean = [(file, centre_crop(image, data.test_side)) for file, image in load_collection(name, data.root)]
         tests |= {f"{name}, sigma {sigma:g}": noisy_pairs(clean, sigma) for sigma in data.test_sigmas}

@@ -9,6 +9,7 @@ The trained weights are milo_final.safetensors and, by the correlation on held-o
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from milo_restore import MILO, LatentMILO
 from milo_restore.config import dump_config
@@ -82,9 +84,8 @@ class Config:
     training: TrainSettings = field(default_factory=TrainSettings)
 
     def __post_init__(self) -> None:
-        if self.distils and self.teacher not in ("official", "mini"):
-            raise ValueError("mask_, hint_ and score_weight need teacher: official or mini")
-        if self.domain == "latent" and (self.hint_weight or self.score_weight):
+        guided = self.guide is not None  # refuses a guide that is not one MILO
+        if guided and self.domain == "latent" and (self.hint_weight or self.score_weight):
             raise ValueError("hint_ and score_weight need domain: image; of latents, masks alone can be taught")
         if self.domain == "latent" and self.data.noise:
             raise ValueError("data.noise needs domain: image")
@@ -94,9 +95,17 @@ class Config:
             raise ValueError("domain: latent needs data.vae, a diffusers AutoencoderKL, and data.cache, a folder")
 
     @property
-    def distils(self) -> bool:
-        """Whether one MILO teaches more than its opinions."""
-        return bool(self.mask_weight or self.hint_weight or self.score_weight)
+    def guide(self) -> str | None:
+        """The one MILO that teaches more than its opinions; None where opinions are all that is taught.
+
+        Raises:
+            ValueError: more is to be taught, but not by one MILO.
+        """
+        if not (self.mask_weight or self.hint_weight or self.score_weight):
+            return None
+        if isinstance(self.teacher, str) and self.teacher in ("official", "mini"):
+            return self.teacher
+        raise ValueError("mask_, hint_ and score_weight need teacher: official or mini")
 
 
 def references(name: str, config: Config) -> tuple[list[Any], bool]:
@@ -111,16 +120,15 @@ def references(name: str, config: Config) -> tuple[list[Any], bool]:
 def load_teacher(config: Config, run: RunArguments) -> PseudoMOS:
     """The teacher with its maps; those of KADID are fitted once and stay in the run folder."""
     device, maps = PartialState().device, run.output / "maps.json"
-    if config.maps != "kadid":
+    kadid = config.data.kadid if config.maps == "kadid" else None  # Config sees to it that it is there
+    if kadid is None:
         return PseudoMOS.from_names(config.teacher, config.maps).to(device)
     with PartialState().main_process_first():
         if not maps.is_file() and run.dry_run:
             print("maps: not fitted yet; a dry run takes the metrics' own scalers")
             return PseudoMOS.from_names(config.teacher)
         if not maps.is_file():
-            fit_maps(
-                config.teacher, opinion_pairs("kadid10k", Path(config.data.kadid), "kadid-train"), maps, device=device
-            )
+            fit_maps(config.teacher, opinion_pairs("kadid10k", Path(kadid), "kadid-train"), maps, device=device)
     return PseudoMOS.from_names(config.teacher, maps).to(device)
 
 
@@ -139,13 +147,13 @@ def main(config: Config, run: RunArguments) -> int:
     state, data, seed = PartialState(), config.data, config.training.seed
     images, one_each = references(data.train, config)
     others, _ = references(data.validation, config)
-    options = {"square": data.square, "distortions": data.distortions}
-    pairs = DistortedPairs(images, one_each=one_each, seed=seed, **options)
-    samples = WithDenoisingErrors(pairs, data.noise) if data.noise else pairs
-    unseen = DistortedPairs(others, seed=seed + 1, **options)
+    distorted = functools.partial(DistortedPairs, square=data.square, distortions=data.distortions)
+    pairs = distorted(images, one_each=one_each, seed=seed)
+    samples: Dataset[dict[str, Any]] = WithDenoisingErrors(pairs, data.noise) if data.noise else pairs
+    unseen = distorted(others, seed=seed + 1)
     teacher = load_teacher(config, run)
     encode, encoder = (as_they_are, None) if data.vae is None else load_encoder(data.vae, state.device)
-    guide = MILO.from_pretrained(config.teacher).to(state.device) if config.distils else None
+    guide = None if config.guide is None else MILO.from_pretrained(config.guide).to(state.device)
     mask = None if guide is None else guide.mask
     torch.manual_seed(seed)
     kind = MILO if config.domain == "image" else LatentMILO
@@ -160,7 +168,7 @@ def main(config: Config, run: RunArguments) -> int:
     if run.dry_run:
         state.print(dump_config(config))
         return 0
-    if config.domain == "latent":
+    if config.domain == "latent" and data.cache is not None:  # Config sees to it that it is
         share = (state.process_index, state.num_processes)
         samples = encode_pairs(
             pairs, data.cache, encode, teacher, mask=mask, identity=made_by, device=state.device, share=share
@@ -171,16 +179,15 @@ def main(config: Config, run: RunArguments) -> int:
     def step(model: nn.Module, batch: dict[str, Any], number: int) -> tuple[Tensor, dict[str, Tensor]]:
         image, reference = batch["image"], batch["reference"]
         said: Predictions = model(image, reference)
-        if said.teacher_error is not None:  # it has been asked already
-            ratio = (said.error + 1e-5).log() - (said.teacher_error + 1e-5).log()
-            parts = {
-                "score": config.score_weight * ratio.abs().mean(),
-                "mask": config.mask_weight * said.divergence,
-                "hint": config.hint_weight * (1 - number / config.training.steps) * said.hint,
-            }
-            labels = guide.mos_of(said.teacher_error)
+        parts: dict[str, Tensor] = {}
+        if said.taught is not None:
+            ratio = (said.error + 1e-5).log() - (said.taught.error + 1e-5).log()
+            parts["score"] = config.score_weight * ratio.abs().mean()
+            parts["mask"] = config.mask_weight * said.taught.divergence
+            parts["hint"] = config.hint_weight * (1 - number / config.training.steps) * said.taught.hint
+            labels = said.taught.mos
         else:
-            parts, labels = {}, batch["label"] if "label" in batch else teacher(image, reference)
+            labels = batch["label"] if "label" in batch else teacher(image, reference)
             if "mask" in batch:
                 parts["mask"] = config.mask_weight * mask_divergence(said.mask, batch["mask"])
         parts["mos"] = F.mse_loss(said.mos, labels)
@@ -194,7 +201,7 @@ def main(config: Config, run: RunArguments) -> int:
     result = fit(
         model, step, samples, config.training, run.output,
         resume=run.resume,
-        evaluate=lambda model: evaluate(model.metric),
+        evaluate=lambda _: evaluate(model.metric),  # fit holds this same model
         record={"config": dump_config(config), "fixed": used},
     )  # fmt: skip
     if result.stopped:

@@ -179,6 +179,7 @@ def test_a_grey_model_trains(images, train):
     assert all(10 < value < 40 for values in run.metrics().values() for value in values)
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(images, train, tmp_path):
     """Each with a worker, which is spawned and so imports everything anew."""
     options = shrunk("MSRResNet", images, MILO)

@@ -257,6 +257,7 @@ def test_available_metrics_are_tried_before_anything_runs():
     assert reproduce.available_metrics(["psnr", "ens"], skip=True) == {"psnr"}
 
 
+@pytest.mark.slow
 def test_a_real_row_from_training_to_report(tmp_path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))

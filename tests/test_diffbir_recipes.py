@@ -173,6 +173,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit(whole, settings, tmp_path):
     assert losses(tmp_path) == losses(whole[0])
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(whole, settings, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
@@ -230,6 +231,7 @@ def test_draws_belong_to_their_samples():
     assert abs(many.time.mean() - 0.5) < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mse", "milo"])
 def test_three_hundred_steps_lower_the_held_out_loss(kind, tmp_path):
     """From the copied encoder, in the shipped tiny world; MILO's loss here is the one where its curriculum ends."""

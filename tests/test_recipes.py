@@ -125,6 +125,7 @@ def test_an_unreadable_training_image_is_named(denoise, monkeypatch, tmp_path, c
     assert "broken.png" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_loss_of_the_paper_trains(denoise, monkeypatch, tmp_path):
     finals = {}
     for kind, curriculum in (("mae", "constant"), ("milo", "constant"), ("milo", "linear"), ("milo", "cosine")):
@@ -137,6 +138,7 @@ def test_every_loss_of_the_paper_trains(denoise, monkeypatch, tmp_path):
     assert all(not torch.equal(a, b) for i, a in enumerate(values) for b in values[:i])
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_resume_ends_where_an_uninterrupted_run_does(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     longer = ["--set", "training.stages=[{steps: 40, patch: 32, batch: 2}]", "training.evaluate_every=null",
@@ -160,6 +162,7 @@ def test_sigterm_saves_and_resume_ends_where_an_uninterrupted_run_does(tmp_path)
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[1])
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     recipe = [str(RECIPES / "restormer_denoise.py"), *TINY, "training.evaluate_every=null", "--output"]
@@ -223,6 +226,7 @@ def test_paper_configuration_passes_a_dry_run(denoise, monkeypatch, tmp_path, ca
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_runs_are_compared_in_a_picture(denoise, monkeypatch, tmp_path, capsys):
     options = ["loss.curriculum=constant", "data.test_side=null"]
     for kind in ("mae", "milo"):

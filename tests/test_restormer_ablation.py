@@ -59,7 +59,6 @@ def test_differences_are_paired_by_image_and_seed():
     assert "10.00 (-1.00 [-1.00, -1.00]; -1.00, -1.00)" in lines[3]
 
 
-@pytest.mark.golden
 def test_it_runs_and_goes_on(tmp_path, capsys):
     pytest.importorskip("stlpips_pytorch")
     words = ["--output", str(tmp_path), "--seeds", "3", "--set", *TINY]

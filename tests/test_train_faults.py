@@ -373,6 +373,7 @@ def test_a_second_signal_acts_at_once(tmp_path):
     checkpoint.verify(tmp_path / "checkpoint-000002")
 
 
+@pytest.mark.slow
 def test_twenty_kills(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
     command = [sys.executable, str(TESTS / "train_kills.py"), str(tmp_path), "20"]

@@ -69,7 +69,14 @@ class RestorationLoss(nn.Module, ABC):
 
 
 class L1Loss(RestorationLoss):
-    """Mean absolute error, the paper's MAE baseline. Any shape; ``step`` is ignored."""
+    """Mean absolute error, the paper's MAE baseline. Any shape; ``step`` is ignored.
+
+    Example:
+        >>> import torch
+        >>> from milo_restore import L1Loss
+        >>> L1Loss()(torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.5)).item()
+        0.5
+    """
 
     def terms(
         self, prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, step: int | None = None

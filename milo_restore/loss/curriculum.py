@@ -34,6 +34,12 @@ class Curriculum:
 
     Raises:
         ConfigError: an unknown kind, a missing end or an end not after the start.
+
+    Example:
+        >>> from milo_restore import Curriculum
+        >>> linear, cosine = Curriculum("linear", end_step=1000), Curriculum("cosine", end_step=1000)
+        >>> linear.position(250), round(cosine.position(250), 3)
+        (0.25, 0.146)
     """
 
     kind: CurriculumKind = "constant"

@@ -84,6 +84,19 @@ class DiffusionLoss(nn.Module):
         ConfigError: the scheduler has no clean latent to give (eps under zero terminal SNR), or the curriculum is
             empty.
         WeightsError: LatentMILO's weights can neither be found nor downloaded.
+
+    Example:
+        >>> import torch
+        >>> from diffusers import DDPMScheduler
+        >>> from milo_restore import DiffusionLoss, DiffusionLossSettings
+        >>> scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+        >>> loss = DiffusionLoss(DiffusionLossSettings(weights="mini"), scheduler, total_steps=1000)
+        >>> z0, noise, timesteps = torch.randn(2, 4, 32, 32), torch.randn(2, 4, 32, 32), torch.tensor([50, 900])
+        >>> z_t = scheduler.add_noise(z0, noise, timesteps)
+        >>> prediction = torch.zeros_like(z0, requires_grad=True)  # in place of unet(z_t, timesteps, ...).sample
+        >>> loss(prediction, z_t, z0, noise, timesteps, step=1).backward()
+        >>> loss(noise, z_t, z0, noise, timesteps, step=1).item()
+        0.0
     """
 
     def __init__(self, settings: DiffusionLossSettings, scheduler: DDPMScheduler, total_steps: int) -> None:

@@ -43,6 +43,11 @@ class DiffusionLossSettings:
         anchor_timestep: that error counts below this timestep only, where z0_hat looks like a latent.
         bfloat16: compute the mask network in bfloat16.
         loss_weight: factor on the loss.
+
+    Example:
+        >>> from milo_restore import DiffusionLossSettings
+        >>> DiffusionLossSettings(curriculum="cosine", normalize=True).label
+        'milo-cosine-normalized'
     """
 
     kind: Literal["mse", "mae", "milo"] = "milo"

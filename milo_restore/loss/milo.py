@@ -138,9 +138,16 @@ class MILOLoss(_MaskedLoss[MILO]):
         ConfigError: an argument means nothing, such as a curriculum without an end.
 
     Example:
-        >>> loss = MILOLoss("mini", curriculum="linear", total_steps=1000)
+        >>> import torch
+        >>> from milo_restore import MILOLoss
+        >>> loss = MILOLoss("mini", curriculum="cosine", total_steps=1000)
         >>> prediction = torch.rand(2, 3, 64, 64, requires_grad=True)
-        >>> loss(prediction, torch.rand(2, 3, 64, 64), step=1).backward()
+        >>> value, watched = loss.terms(prediction, torch.rand(2, 3, 64, 64), step=1)
+        >>> value.backward()
+        >>> prediction.grad.shape, sorted(watched)
+        (torch.Size([2, 3, 64, 64]), ['l1', 'milo'])
+        >>> list(loss.parameters())
+        []
     """
 
     def __init__(
@@ -189,6 +196,13 @@ class LatentMILOLoss(_MaskedLoss[LatentMILO]):
     Raises:
         WeightsError: the weights can neither be found nor downloaded, or are damaged.
         ConfigError: an argument means nothing, such as a curriculum without an end.
+
+    Example:
+        >>> import torch
+        >>> from milo_restore import LatentMILOLoss
+        >>> loss = LatentMILOLoss("mini")
+        >>> prediction = torch.randn(2, 4, 32, 32, requires_grad=True)
+        >>> loss(prediction, torch.randn(2, 4, 32, 32)).backward()
     """
 
     def __init__(

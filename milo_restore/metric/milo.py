@@ -233,10 +233,17 @@ class MILO(MaskedError):
     Arguments as in `MaskedError`.
 
     Example:
+        >>> import torch
+        >>> from milo_restore import MILO
         >>> milo = MILO("mini")
-        >>> reference = torch.rand(2, 3, 64, 64)
-        >>> milo(reference, reference=reference).tolist()
-        [0.0, 0.0]
+        >>> reference = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
+        >>> noisy = (reference + 0.1 * torch.randn(1, 3, 64, 64)).clamp(0, 1)
+        >>> milo(reference, reference).item()
+        0.0
+        >>> bool(milo(noisy, reference) > 0), bool(milo.mos(noisy, reference) < milo.mos(reference, reference))
+        (True, True)
+        >>> milo.mask(noisy, reference).shape
+        torch.Size([1, 1, 64, 64])
     """
 
     channels = 3
@@ -261,6 +268,16 @@ class LatentMILO(MaskedError):
     ``official`` is for latents of Stable Diffusion 1 or 2's VAE, times 0.18215; ``mini`` for those of the shipped tiny
     world's VAE (see `milo_restore.models.tiny`), and warns once where latents are none of these for certain. Latents of
     other VAEs (SDXL, SD 3, FLUX) lie elsewhere.
+
+    Example:
+        >>> import torch
+        >>> from milo_restore import LatentMILO
+        >>> milo = LatentMILO("mini")
+        >>> latents = torch.randn(2, 4, 32, 32)
+        >>> milo(latents, latents).tolist()
+        [0.0, 0.0]
+        >>> milo.mask(0.9 * latents, latents).shape
+        torch.Size([2, 1, 32, 32])
     """
 
     channels = 4

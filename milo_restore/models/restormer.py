@@ -48,6 +48,13 @@ class Restormer(nn.Module):
         ConfigError: an argument is out of range.
 
     On a CPU the inside runs in channels-last layout, which is faster there; elsewhere it keeps the input's layout.
+
+    Example:
+        >>> import torch
+        >>> from milo_restore import Restormer
+        >>> network = Restormer(dim=8, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1)  # the paper's: Restormer()
+        >>> network(torch.rand(1, 3, 32, 48)).shape
+        torch.Size([1, 3, 32, 48])
     """
 
     def __init__(

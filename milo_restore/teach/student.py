@@ -11,24 +11,36 @@ from milo_restore.metric import MaskedError
 from milo_restore.teach.distillation import Hints, follow
 
 
+class Taught(NamedTuple):
+    """What a teacher of masks says of a batch.
+
+    Attributes:
+        mos: (N,), its mean opinion scores.
+        error: (N,), its raw errors.
+        divergence: scalar, of the student's visibilities from the teacher's.
+        hint: scalar, how far the student's hidden features are from telling the teacher's; 0 without hints.
+    """
+
+    mos: Tensor
+    error: Tensor
+    divergence: Tensor
+    hint: Tensor
+
+
 class Predictions(NamedTuple):
     """What a metric in training says of a batch.
 
     Attributes:
         mos: (N,), predicted mean opinion scores.
         error: (N,), raw errors.
-        divergence: scalar, of the visibilities from the teacher's; None without a teacher, as is what follows.
-        hint: scalar, how far hidden features are from telling the teacher's; 0 without hints.
-        teacher_error: (N,), raw errors by the teacher.
-        mask: (N, 1, H, W), of the metric itself; None with a teacher, whose coarser masks are used then.
+        mask: (N, 1, H, W), in (0, 4); each level stands below the teacher's coarser mask, where there is a teacher.
+        taught: what the teacher says; None without one.
     """
 
     mos: Tensor
     error: Tensor
-    divergence: Tensor | None = None
-    hint: Tensor | None = None
-    teacher_error: Tensor | None = None
-    mask: Tensor | None = None
+    mask: Tensor
+    taught: Taught | None = None
 
 
 class MOSTraining(nn.Module):
@@ -52,11 +64,13 @@ class MOSTraining(nn.Module):
         if self.teacher is None:
             mask = self.metric.predict_mask(image, reference)
             error = (mask * difference).mean((1, 2, 3))
-            return Predictions(self.metric.mos_of(error), error, mask=mask)
+            return Predictions(self.metric.mos_of(error), error, mask)
         found = follow(self.metric.mask_network, self.teacher.mask_network, image, reference, self.hints)
         error, teacher_error = ((mask * difference).mean((1, 2, 3)) for mask in (found.mask, found.teacher_mask))
         mos = self.metric.mos_of(error.detach())  # the teacher's masks teach the mask, its opinions the scaler
-        return Predictions(mos, error, found.divergence, found.hint, teacher_error)
+        with torch.autocast(image.device.type, enabled=False):  # a teacher's opinions are exact, as its masks are
+            opinions = self.teacher.mos_of(teacher_error)
+        return Predictions(mos, error, found.mask, Taught(opinions, teacher_error, found.divergence, found.hint))
 
 
 @torch.no_grad()

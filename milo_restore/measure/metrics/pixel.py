@@ -34,6 +34,12 @@ def psnr(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
 
     Raises:
         DataError: another shape or type, or two shapes.
+
+    Example:
+        >>> import numpy as np
+        >>> grey = np.full((16, 16, 3), 100, np.uint8)
+        >>> round(psnr(grey + np.uint8(5), grey), 2)
+        34.15
     """
     _check(image, reference)
     return float(_basicsr().calculate_psnr(image, reference, crop_border=0, input_order="HWC"))
@@ -52,6 +58,12 @@ def ssim(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
 
     Raises:
         DataError: another shape or type, two shapes, or too small.
+
+    Example:
+        >>> import numpy as np
+        >>> grey = np.full((16, 16, 3), 100, np.uint8)
+        >>> ssim(grey, grey)
+        1.0
     """
     _check(image, reference)
     if min(image.shape[:2]) < SMALLEST_SIDE:

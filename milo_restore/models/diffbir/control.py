@@ -30,6 +30,13 @@ class IRControlNet(ControlNetModel):
     The arguments are ``ControlNetModel``'s; ``conditioning_channels`` is 4 unless given, and
     ``conditioning_embedding_out_channels`` means nothing here. ``controlnet_cond_embedding`` is a 3x3 convolution
     without bias. It and the thirteen output convolutions start from zero, so that an untrained control changes nothing.
+
+    Example:
+        >>> from milo_restore import IRControlNet
+        >>> from milo_restore.models.tiny import tiny_unet
+        >>> control = IRControlNet.from_unet(tiny_unet())  # Stable Diffusion's UNet2DConditionModel in earnest
+        >>> control.controlnet_cond_embedding.weight.abs().max().item()
+        0.0
     """
 
     @functools.wraps(ControlNetModel.__init__)  # type: ignore[misc]  # diffusers reads the parent's signature here

@@ -89,6 +89,17 @@ class DiffBIRPipeline(DiffusionPipeline):
             `load_cleaner` returns; None leaves images as they are. It is not saved with the pipeline:
             ``from_pretrained(folder, cleaner=...)``.
         prompts: embeddings of texts; by default the text encoder's. A table of them is saved with the pipeline.
+
+    Example:
+        >>> import torch
+        >>> from milo_restore import DiffBIRPipeline
+        >>> from milo_restore.models.diffbir.components import load_components
+        >>> world = load_components("tiny")  # ships with the package, in place of Stable Diffusion
+        >>> parts = (world.vae, world.unet, world.controlnet, world.scheduler)
+        >>> pipeline = DiffBIRPipeline(*parts, prompts=world.prompts)
+        >>> pipeline.set_progress_bar_config(disable=True)
+        >>> pipeline(torch.rand(1, 3, 64, 64), steps=2, output_type="pt").images.shape
+        torch.Size([1, 3, 64, 64])
     """
 
     _optional_components = ["text_encoder", "tokenizer"]  # noqa: RUF012  as diffusers has it
