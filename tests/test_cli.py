@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from milo_restore import MILO, LatentMILO
 from milo_restore.cli import COMMANDS, main
 from milo_restore.data import read_image, to_tensor
-from milo_restore.measure import heat_map
 from milo_restore.metric.weights import SHIPPED
+from milo_restore.show.grid import heat_map
 
 NO_NETWORK = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""}
 

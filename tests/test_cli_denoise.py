@@ -19,8 +19,8 @@ from milo_restore.cli import main
 from milo_restore.data import evaluation_input, read_image, to_tensor, to_uint8
 from milo_restore.errors import WeightsError
 from milo_restore.files.download import sha256_of
-from milo_restore.measure import denoise
 from milo_restore.measure.metrics import psnr
+from milo_restore.models.denoise import denoise
 from milo_restore.models.lite import LITE, lite_weights
 
 NETWORK = {"dim": 8, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1, "heads": [1, 1, 1, 1]}

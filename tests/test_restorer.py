@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from milo_restore import MILO
+from milo_restore.cli import main
 from milo_restore.data import find_dataset, held_out_photographs, read_image, to_tensor, to_uint8
 from milo_restore.data.restoration_pairs import RestorationPair, noisy_pairs
 from milo_restore.errors import DataError, NumericsError
@@ -123,7 +124,7 @@ def test_one_number_in_memory_on_disk_and_in_the_report(tmp_path):
     assert "three, sigma 25 (3)" in table
 
 
-def test_what_runs_share_is_reported_once(tmp_path):
+def test_what_runs_share_is_reported_once(tmp_path, capsys):
     for name, model in (("one", Mean()), ("other", Identity())):
         evaluate_restorers(
             {"restored": denoiser(model)}, {"three": noisy()}, METRICS[:1], tmp_path / name, labels={"restored": name}
@@ -132,6 +133,16 @@ def test_what_runs_share_is_reported_once(tmp_path):
     assert [run.label for run in group.runs] == ["degraded input", "one", "idle"]
     with pytest.raises(DataError, match="no such results"):
         read_runs([str(TESTS)])
+    evaluate_restorers({"restored": given}, {"three": noisy()}, METRICS[1:2], tmp_path / "third")
+    assert main(["tables", str(tmp_path / "one"), str(tmp_path / "other"), str(tmp_path / "third")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.split()[:5] == ["images", "psnr", "↑", "ssim", "↑"]
+    values = [f"{run.results['means']['psnr']:.2f}" for run in group.runs[1:]]
+    rows = [line.split()[-3:] for line in printed.splitlines() if {"one", "other"} & set(line.split())]
+    assert rows == [
+        ["one", values[0], "-"],
+        ["other", values[1], "-"],
+    ]  # the third has not measured PSNR, nor they SSIM
 
 
 def test_a_perfect_denoiser_has_no_psnr(tmp_path):

@@ -27,7 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "in a clone of the repository. What is finished is never computed again; after an interruption the same "
         "command goes on. Tables are written as text, Markdown and LaTeX, with an HTML report beside them."
     )
-    parser.add_argument("number", choices=_NUMBERS, help="which table")
+    parser.add_argument(
+        "what",
+        nargs="+",
+        metavar="NUMBER|RUN",
+        help="1, 2, 3, 4 or all: which table; or run folders, whose measurements are printed side by side",
+    )
     parser.add_argument(
         "--scale",
         choices=_SCALES,
@@ -53,12 +58,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Plan, run what is missing, print."""
+    """Plan, run what is missing, print; or print what runs have measured."""
+    if not set(arguments.what) & set(_NUMBERS):
+        return _print_runs(arguments.what)
+    if len(arguments.what) > 1:
+        raise ConfigError(f"got {' '.join(arguments.what)}", where="NUMBER", mend="Give one table's number, or all")
     from milo_restore.cli import main as command
     from milo_restore.paper import NUMBERS, find_rows, load_table, plan, wanted_metrics
     from milo_restore.paper.reproduce import available_metrics, run_missing, write_tables
 
-    numbers = NUMBERS if arguments.number == "all" else (int(arguments.number),)
+    (number,) = arguments.what
+    numbers = NUMBERS if number == "all" else (int(number),)
     if arguments.only and len(numbers) > 1:
         raise ConfigError("names a row of one table", where="--only", mend="Give the table's number in place of all")
     scale, out = arguments.scale, arguments.out or Path("runs") / "tables" / arguments.scale
@@ -83,6 +93,16 @@ def main(arguments: argparse.Namespace) -> int:
     if broken:
         print(f"milo-restore: {len(broken)} commands failed: {'; '.join(broken)}", file=sys.stderr)
     return _FAILED if broken else 0
+
+
+def _print_runs(names: Sequence[str]) -> int:
+    """The results.json of run folders, methods on the same images side by side."""
+    from milo_restore.measure import comparison_table
+    from milo_restore.report.collect import group_runs, read_runs
+
+    for group in group_runs(read_runs(names)):
+        print(comparison_table({group.title: {run.label: run.results for run in group.runs}}, {}))
+    return 0
 
 
 def _report(every: dict[int, list[Cell]], scale: str, out: Path) -> None:

@@ -159,20 +159,21 @@ def comparison_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]], wor
         results: from `evaluate_restorers`, by set and method.
         words: what to call a method, where another name than its own.
     """
-    first = next(iter(next(iter(results.values())).values()))
-    names = list(first["metrics"])
-    heads = [f"{name} {ARROWS[first['metrics'][name]['better']]}" for name in names]
+    metrics = {
+        name: about for found in results.values() for one in found.values() for name, about in one["metrics"].items()
+    }
+    heads = [f"{name} {ARROWS[about['better']]}" for name, about in metrics.items()]
     lines: list[tuple[str, ...]] = [("images", "", *heads)]
     for name, methods in results.items():
         for place, (method, found) in enumerate(methods.items()):
             count = len(found["images"])
-            cells = [_cell(found, metric, count) for metric in names]
+            cells = [_cell(found, metric, count) for metric in metrics]
             lines.append(("" if place else f"{name} ({count})", words.get(method, method), *cells))
     return text_table(lines)
 
 
 def _cell(found: Mapping[str, Any], metric: str, count: int) -> str:
-    mean, known = found["means"][metric], found["counts"][metric]
+    mean, known = found["means"].get(metric), found["counts"].get(metric)
     if mean is None:
         return "-"
     return f"{mean:{_DIGITS.get(metric, '.4g')}}" + ("" if known == count else f" ({known} of {count})")
