@@ -1,8 +1,8 @@
 r"""Do the 95 % intervals cover? A simulation with known truth, of means and of correlations, beside other methods.
 
-    python recipes/coverage.py means            # some minutes of a core
-    python recipes/coverage.py correlations     # half an hour
-    python recipes/coverage.py means --samples 500 --sizes 5 8    # quicker, and coarser
+    python recipes/interval_coverage.py means            # some minutes of a core
+    python recipes/interval_coverage.py correlations     # half an hour
+    python recipes/interval_coverage.py means --samples 500 --sizes 5 8    # quicker, and coarser
 
 Each cell is the share of samples, in %, whose interval holds the true value; with S samples its standard error is
 2.2 / sqrt(S / 100) % near 95 %. ``ours`` is what milo-restore prints; below n = 8, and below 15 references, it
