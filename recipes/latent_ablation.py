@@ -21,8 +21,9 @@ noise or the network; an arm's seed sees the windows, noise and network of MSE's
 Measured: the 32 first images of BSDS500's test in the order of their names, centre crops of 192 pixels, decoded to 8
 bits: PSNR, MILO with the official weights, and ST-LPIPS, which no loss knows. Last weights; nothing is selected.
 
-Statistics: for each crop the difference arm - mse, averaged over the seeds; its mean over the crops with a 95 % t
-interval (paired; images are the sample). Beside it the mean difference of each seed alone: an interval over crops says
+Statistics: for each crop the difference arm - mse, averaged over the seeds; its mean over the crops with a 95 %
+interval (paired; images are the sample; Student's t, and since the first runs wider where the differences are skewed,
+see milo_restore.measure.intervals). Beside it the mean difference of each seed alone: an interval over crops says
 nothing about another training run.
 
 Decision, per setting: an arm WINS if the intervals of both MILO and ST-LPIPS lie below 0, every seed agrees in sign on
@@ -43,10 +44,10 @@ from typing import Any
 import numpy as np
 import torch
 from latent_one_step import SETTINGS, World
-from scipy import stats
 
 from milo_restore.errors import ConfigError, run_program
 from milo_restore.loss import DiffusionLossSettings
+from milo_restore.measure.intervals import Interval, paired_over_seeds
 from milo_restore.measure.metrics.load import load_metric
 from milo_restore.measure.metrics.metric import Batch, Metric
 from milo_restore.train import Stage, TrainSettings, fit
@@ -166,34 +167,37 @@ def run(arguments: argparse.Namespace) -> None:
                 keep(arm, seed, cell(arguments, world, arm, seed, metrics))
 
 
-def compare(cells: dict[tuple[str, int], dict[str, Any]], arm: str, metric: str) -> dict[str, Any]:
-    """The arm against MSE, over the seeds that both have: mean, 95 % interval over crops, each seed's mean."""
+def compare(cells: dict[tuple[str, int], dict[str, Any]], arm: str, metric: str) -> tuple[Interval, list[float]]:
+    """The arm against MSE, over the seeds that both have: the mean over crops, and each seed's mean."""
     seeds = [seed for name, seed in cells if name == arm and (REFERENCE, seed) in cells]
-    pairs = [[np.array(cells[name, seed]["values"][metric]) for name in (arm, REFERENCE)] for seed in seeds]
-    differences = np.stack([mine - theirs for mine, theirs in pairs])  # seeds, crops
-    crops = differences.mean(0)
-    low, high = stats.ttest_1samp(crops, 0).confidence_interval(0.95) if crops.any() else (0.0, 0.0)
-    return {"mean": crops.mean(), "low": low, "high": high, "seeds": differences.mean(1).tolist()}
+    mine, theirs = ([cells[name, seed]["values"][metric] for seed in seeds] for name in (arm, REFERENCE))
+    return paired_over_seeds(mine, theirs)
 
 
-def verdict(found: dict[str, dict[str, Any]]) -> str:
-    """The protocol's decision."""
-    perceptual = [found[metric] for metric in ("milo", "st-lpips")]
-    if found["psnr"]["mean"] >= -MOST_LOST and all(f["high"] < 0 and max(f["seeds"]) < 0 for f in perceptual):
-        return "wins"
-    if all(f["low"] > 0 and min(f["seeds"]) > 0 for f in perceptual):
-        return "loses"
+def verdict(found: dict[str, tuple[Interval, list[float]]]) -> str:
+    """The protocol's decision; without intervals there is none."""
+    perceptual = [(interval.ends, seeds) for interval, seeds in (found[metric] for metric in ("milo", "st-lpips"))]
+    known = [(ends, seeds) for ends, seeds in perceptual if ends is not None]
+    if len(known) == len(perceptual):
+        kept = np.mean(found["psnr"][1]) >= -MOST_LOST
+        if kept and all(high < 0 and max(seeds) < 0 for (_, high), seeds in known):
+            return "wins"
+        if all(low > 0 and min(seeds) > 0 for (low, _), seeds in known):
+            return "loses"
     return "no difference"
 
 
-def number_text(mine: Sequence[dict[str, Any]], metric: str, versus: dict[str, Any] | None, spread: bool) -> str:
+def number_text(
+    mine: Sequence[dict[str, Any]], metric: str, versus: tuple[Interval, list[float]] | None, spread: bool
+) -> str:
     """An arm's mean of a metric, and what stands in brackets behind it: see `report`."""
     digits, by = {"milo": (3, 1e3), "st-lpips": (2, 1e2), "psnr": (3, 1.0)}[metric]
     seeds = [by * float(np.mean(line["values"][metric])) for line in mine]
     text = f"{np.mean(seeds):.{digits}f}"
     if versus is not None:
-        mean, low, high = (f"{by * versus[key]:+.{digits}f}" for key in ("mean", "low", "high"))
-        text += f" ({mean} [{low}, {high}]; {', '.join(f'{by * value:+.{digits}f}' for value in versus['seeds'])})"
+        interval, each = versus
+        of_seeds = ", ".join(f"{by * value:+.{digits}f}" for value in each)
+        text += f" ({by * np.mean(each):+.{digits}f} {interval.text(f'+.{digits}f', by)}; {of_seeds})"
     elif spread and len(seeds) > 1:
         text += f" ({', '.join(f'{value:.{digits}f}' for value in seeds)}; SD {np.std(seeds, ddof=1):.{digits}f})"
     return text

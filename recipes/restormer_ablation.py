@@ -5,7 +5,7 @@ r"""Which loss should train a denoiser? MILO's curricula and anchors against MAE
 
 Every arm trains configs/restormer_bsd400_lite.yaml with its own loss and is measured on that file's test sets: PSNR,
 SSIM and MILO in 8 bits, and ST-LPIPS, which no loss here knows. The table gives the mean over all test images and seeds
-and, in brackets, the arm's difference to MAE of the same seeds with its 95 % bootstrap interval over images (paired,
+and, in brackets, the arm's difference to MAE of the same seeds with its 95 % interval over images (paired,
 an image's differences averaged over the seeds first). An interval over images says nothing about another training run:
 behind it stands each seed's difference.
 
@@ -26,7 +26,8 @@ from restormer_denoise import main as denoising
 
 from milo_restore.config import load_config
 from milo_restore.errors import ConfigError, run_program
-from milo_restore.measure.results import bootstrap_interval, read_results
+from milo_restore.measure.intervals import Interval, paired_over_seeds
+from milo_restore.measure.results import read_results
 from milo_restore.train.command import RunArguments
 
 REFERENCE = "mae"
@@ -85,11 +86,11 @@ def finished(output: Path) -> Cells:
     return cells
 
 
-def against(cells: Cells, arm: str, metric: str) -> tuple[np.ndarray[Any, Any], list[float]]:
-    """An arm's differences to MAE image by image, averaged over the seeds that both have; and each seed's mean."""
+def against(cells: Cells, arm: str, metric: str) -> tuple[Interval, list[float]]:
+    """An arm's differences to MAE over the seeds that both have: their mean over images, and each seed's mean."""
     seeds = [seed for name, seed in cells if name == arm and (REFERENCE, seed) in cells]
-    differences = np.array([cells[arm, seed][metric] - cells[REFERENCE, seed][metric] for seed in seeds])
-    return differences.mean(0), differences.mean(1).tolist()
+    mine, theirs = ([cells[name, seed][metric] for seed in seeds] for name in (arm, REFERENCE))
+    return paired_over_seeds(mine, theirs)
 
 
 def table(cells: Cells) -> str:
@@ -102,10 +103,10 @@ def table(cells: Cells) -> str:
         for metric, (digits, by) in METRICS.items():
             text = f"{by * np.mean([cells[arm, seed][metric] for seed in seeds]):.{digits}f}"
             if arm != REFERENCE and any((REFERENCE, seed) in cells for seed in seeds):
-                images, each = against(cells, arm, metric)
-                interval = bootstrap_interval(images) or (np.nan, np.nan)
-                middle, low, high, *of_seeds = (f"{by * v:+.{digits}f}" for v in (images.mean(), *interval, *each))
-                text += f" ({middle} [{low}, {high}]{'; ' + ', '.join(of_seeds) if len(each) > 1 else ''})"
+                found, each = against(cells, arm, metric)
+                middle, *of_seeds = (f"{by * value:+.{digits}f}" for value in (np.mean(each), *each))
+                more = f"; {', '.join(of_seeds)}" if len(each) > 1 else ""
+                text += f" ({middle} {found.text(f'+.{digits}f', by)}{more})"
             row.append(text)
         lines.append(tuple(row))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -115,7 +116,7 @@ def recommended(cells: Cells) -> str:
     """The arm that the rule names; MAE where none does better."""
     best, lowest = REFERENCE, 0.0
     for arm in dict.fromkeys(arm for arm, seed in cells if arm != REFERENCE and (REFERENCE, seed) in cells):
-        gained, lost = (float(against(cells, arm, metric)[0].mean()) for metric in (UNKNOWN, "psnr"))
+        gained, lost = (float(np.mean(against(cells, arm, metric)[1])) for metric in (UNKNOWN, "psnr"))
         if lost >= -MOST_LOST and gained < lowest:
             best, lowest = arm, gained
     return best

@@ -24,6 +24,7 @@ from milo_restore.errors import ConfigError
 from milo_restore.measure import metrics
 from milo_restore.measure.metrics import Batch, MetricUnavailable, from_pyiqa, load_metric, table
 from milo_restore.opinions import correlate, datasets, layouts
+from milo_restore.opinions.coefficients import Coefficient
 
 
 @pytest.fixture
@@ -88,9 +89,9 @@ def test_the_table_and_the_files(command, tid, tmp_path, capsys):
     assert lines[0] == "tid2013: 12 pairs, 6 references; opinions: higher is better"
     assert [line.split()[:3] for line in lines[2:4]] == [["mae", "lower", "12"], ["milo:mini", "lower", "12"]]
     assert "mae: milo-restore" in lines[4]
-    assert "milo_mini.safetensors, sha256" in lines[5]
+    assert "milo_mini.safetensors, sha256" in lines[6]
     assert "01 Gaussian noise" in lines
-    assert "mae: 6 references" not in "\n".join(lines)  # six are enough for an interval
+    assert "mae: n too small: 6 references, at least 15 are needed" in lines
 
     pairs = datasets.opinion_pairs("tid2013", tid)
     opinions = [pair.score for pair in pairs]
@@ -109,7 +110,7 @@ def test_the_table_and_the_files(command, tid, tmp_path, capsys):
         row = rows[metric["name"], "all"]
         assert float(row["srcc"]) == metric["all"]["srcc"]["value"] == spearmanr(expected, opinions)[0] < -0.9
         assert float(row["krcc"]) == kendalltau(expected, opinions)[0] < 0
-        assert -1 <= float(row["srcc_low"]) <= float(row["srcc_high"]) < -0.5
+        assert (row["srcc_low"], row["krcc_high"], metric["all"]["plcc"]["low"]) == ("", "", None)
         chosen = kinds == "08 Gaussian blur"
         part = rows[metric["name"], "08 Gaussian blur"]
         assert float(part["srcc"]) == spearmanr(expected[chosen], np.array(opinions)[chosen])[0]
@@ -117,7 +118,9 @@ def test_the_table_and_the_files(command, tid, tmp_path, capsys):
     assert content["metrics"][1]["weights_sha256"] == milo.weights.sha256
     assert len(content["metrics"][0]["all"]["fit"]["beta"]) == 4
     assert (content["pairs_found"], content["pairs_of"], content["unavailable"]) == (12, 12, {})
-    assert f"{rows['mae', 'all']['srcc'][:7]} [" in lines[2]
+    assert content["interval"]["fewest"] == 15
+    assert f"{float(rows['mae', 'all']['srcc']):.4f} (n too small)" in lines[2]
+    assert command_module._cell(Coefficient(0.7, 0.65, 0.75)) == "0.7000 [0.650, 0.750]"
 
 
 def test_a_second_run_computes_nothing(command, computed, tid, tmp_path, capsys):

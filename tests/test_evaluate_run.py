@@ -34,7 +34,7 @@ from milo_restore.measure.metrics import (
     load_metrics,
     table,
 )
-from milo_restore.measure.results import bootstrap_interval, make_results, to_csv, to_json
+from milo_restore.measure.results import make_results, to_csv, to_json
 from milo_restore.measure.run import measure
 from milo_restore.opinions.coefficients import correlate_scores
 
@@ -173,7 +173,7 @@ def test_pyiqas_correlations_keep_the_sign_until_they_are_mapped():
     theirs = calculate_srcc(scores, opinions), calculate_plcc(scores, opinions)
     assert max(theirs) < -0.9
     assert calculate_plcc(scores, opinions, fit_scale="logistic_4params") > 0.99  # a map takes the sign away
-    ours = correlate_scores(scores, opinions, np.arange(60) // 10, resamples=10)
+    ours = correlate_scores(scores, opinions, np.arange(60) // 10)
     assert ours.srcc.value == pytest.approx(theirs[0], abs=1e-12)
     assert ours.pearson == pytest.approx(theirs[1], abs=1e-12)
 
@@ -505,6 +505,8 @@ def test_one_images_refusal_is_not_the_others(folders, tmp_path):
     places = {"pred": folders[0], "ref": folders[1], "input": None}
     results = make_results(places, images, [broken], {}, Protocol(), found, "cpu")
     assert (results["means"], results["counts"]) == ({"mae": 1.0}, {"mae": 2})
+    assert (results["intervals"], results["interval"]["level"]) == ({"mae": None}, 0.95)
+    assert results["interval"]["none"] == {"mae": "n too small: 2, at least 8 are needed"}
     assert json.loads(to_json(results))["images"][1]["failures"] == found.failures[1]
     assert to_csv(results).splitlines()[2].startswith("b.png,b.png,b.png,,48,48,,mae: Calculated")
 
@@ -556,16 +558,6 @@ def test_two_processes_find_what_one_finds(folders, tmp_path):
         assert found["again"] == {**found["measured"], "computed": {"psnr": 0, "ssim": 0, "milo:mini": 0}}
         assert found["torn"].startswith(f"{torn / 'a.png'}: cannot be read as an image")
         assert found["no reference"].startswith("psnr: compares with a reference")
-
-
-def test_bootstrap_interval():
-    values = np.random.default_rng(5).normal(3, 2, 400)
-    low, high = bootstrap_interval(values)
-    error = 1.96 * values.std() / 20
-    assert (low, high) == pytest.approx((values.mean() - error, values.mean() + error), abs=0.03)
-    assert bootstrap_interval(values) == [low, high]  # always the same
-    assert bootstrap_interval(values[:1]) is None
-    assert bootstrap_interval(np.ones(5)) == [1.0, 1.0]
 
 
 def test_the_protocol_is_checked():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from milo_restore.errors import ConfigError
+from milo_restore.measure.intervals import FEWEST
 
 import latent_ablation  # isort: skip
 import latent_one_step  # isort: skip
@@ -43,8 +44,9 @@ def test_it_can_come_out_either_way(shift, said):
     versus = {metric: latent_ablation.compare(found, "arm", metric) for metric in latent_ablation.METRICS}
     assert latent_ablation.verdict(versus) == said
     for metric, by in zip(latent_ablation.METRICS, shift):
-        assert versus[metric]["low"] < by < versus[metric]["high"]
-        assert versus[metric]["high"] - versus[metric]["low"] < 0.05  # paired: crops differ by far more
+        low, high = versus[metric][0].ends
+        assert low < by < high
+        assert high - low < 0.05  # paired: crops differ by far more
     line = latent_ablation.table(found).splitlines()[-1]
     assert line.startswith("| arm | arm | 3 | 0.900 to 0.800 |")
     assert line.endswith(f"| {said} |")
@@ -54,8 +56,16 @@ def test_one_seed_that_disagrees_is_enough():
     found = cells((-0.1, -0.1, 0.0))
     found["arm", 1]["values"]["milo"] = [value + 0.15 for value in found["arm", 1]["values"]["milo"]]
     versus = {metric: latent_ablation.compare(found, "arm", metric) for metric in latent_ablation.METRICS}
-    assert versus["milo"]["high"] < 0
+    assert versus["milo"][0].high < 0
+    assert max(versus["milo"][1]) > 0
     assert latent_ablation.verdict(versus) == "no difference"
+
+
+def test_too_few_crops_decide_nothing():
+    found = cells((-0.1, -0.1, 0.0), crops=FEWEST - 1)
+    versus = {metric: latent_ablation.compare(found, "arm", metric) for metric in latent_ablation.METRICS}
+    assert latent_ablation.verdict(versus) == "no difference"
+    assert latent_ablation.table(found).splitlines()[-1].count(" n too small; ") == 3
 
 
 def test_every_arm_is_a_loss_and_no_two_are_the_same():

@@ -64,12 +64,23 @@ def test_the_numbers_are_those_of_the_results(runs, tmp_path):
     assert f'class="best"><span>{strong["means"]["psnr"]:.5g}</span>' in rows["strong"]
     assert f'class="second"><span>{weak["means"]["milo:mini"]:.5g}</span>' in rows["weak"]
     assert "ens is unavailable" in page
-    low, high = strong["intervals"]["psnr"]
-    assert f"95% interval {low:.5g} to {high:.5g}" in rows["strong"]
+    assert strong["intervals"]["psnr"] is None
+    assert 'title="n too small: 3, at least 8 are needed"' in rows["strong"]
+    assert "<small>n too small</small>" in rows["strong"]
     (group,) = data_of(page)["groups"]
     assert group["metrics"] == {"psnr": "higher", "milo:mini": "lower"}
     expected = [image["values"]["psnr"] for image in weak["images"]]
     assert group["values"]["psnr"][1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_intervals_are_printed_with_their_n(tmp_path):
+    names = [str(number) for number in range(8)]
+    run, *_ = measured_runs(tmp_path, names, methods=(("one", 6),), size=(24, 24))
+    low, high = json.loads((run / "results.json").read_text())["intervals"]["psnr"]
+    page = page_of([run], tmp_path, images=2)
+    assert f'title="95% interval {low:.5g} to {high:.5g}, of 8 images"' in page
+    assert f"<small>[{low:.4g}, {high:.4g}]</small>" in page
+    assert "its 95% interval over images (Student&#x27;s t, widened by Hall&#x27;s" in page
 
 
 def test_the_pictures_are_the_files(runs, tmp_path):

@@ -7,6 +7,7 @@ import json
 import micro_world  # noqa: F401  (puts the recipes on the path)
 import numpy as np
 import pytest
+from scipy import stats
 
 from milo_restore.config import load_config
 from milo_restore.loss import LossSettings
@@ -21,14 +22,15 @@ TINY = [
 
 
 def cells(**arms):
-    """Two images of two seeds; MAE's scores are 30 dB and 0.1, an arm's differ by (PSNR, ST-LPIPS)."""
+    """Ten images of two seeds; MAE's scores are 30 dB and 0.1, an arm's differ by (PSNR, ST-LPIPS), and by image."""
     found = {}
     for seed, shift in ((1, 0.0), (2, 0.02)):
         for arm, (psnr, st_lpips) in {"mae": (0.0, 0.0), **arms}.items():
-            images = np.array([shift - 0.01, shift + 0.01])
+            images = shift + np.linspace(-0.01, 0.01, 10)
+            spread = 0.0 if arm == "mae" else 0.1
             found[arm, seed] = {
-                "psnr": 30 + psnr + images, "ssim": 0.8 + images, "milo": 0.001 + 0 * images,
-                "st-lpips": 0.1 + st_lpips + images,
+                "psnr": 30 + psnr + (1 + spread) * images - spread * shift, "ssim": 0.8 + images,
+                "milo": 0.001 + 0 * images, "st-lpips": 0.1 + st_lpips + (1 + spread) * images - spread * shift,
             }  # fmt: skip
     return found
 
@@ -50,13 +52,18 @@ def test_the_rule_takes_the_lowest_that_does_not_lose_too_much():
 
 def test_differences_are_paired_by_image_and_seed():
     found = cells(linear=(-0.2, -0.01))
-    images, seeds = ablation.against(found, "linear", "psnr")
-    assert images == pytest.approx([-0.2, -0.2])  # what images and seeds have in common cancels
+    interval, seeds = ablation.against(found, "linear", "psnr")
+    # What images and seeds have in common cancels; what is left has no skewness, so that Student's t is all there is.
+    differences = -0.2 + 0.1 * np.linspace(-0.01, 0.01, 10)
+    expected = stats.t.interval(0.95, 9, differences.mean(), stats.sem(differences))
+    assert interval.mean == pytest.approx(-0.2)
+    assert interval.ends == pytest.approx(expected, rel=1e-6)
     assert seeds == pytest.approx([-0.2, -0.2])
     lines = ablation.table(found).splitlines()
     assert lines[2].startswith("| mae | 1, 2 | 30.01 | 0.8100 | 1.000 | 11.00 |")
     assert "29.81 (-0.20 [-0.20, -0.20]; -0.20, -0.20)" in lines[3]
-    assert "10.00 (-1.00 [-1.00, -1.00]; -1.00, -1.00)" in lines[3]
+    assert "10.00 (-1.00 [-1.05, -0.95]; -1.00, -1.00)" in lines[3]
+    assert "1.000 (+0.000 all equal; +0.000, +0.000)" in lines[3]
 
 
 def test_it_runs_and_goes_on(tmp_path, capsys):

@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``correlate``."""
     parser.description = (
         "Measure how well full-reference metrics follow people's opinions: Spearman's rank correlation (SRCC), "
-        "Pearson's after a four-parameter logistic (PLCC) and Kendall's (KRCC), with 95% bootstrap intervals over "
-        "reference images."
+        "Pearson's after a four-parameter logistic (PLCC) and Kendall's (KRCC), with 95% intervals over reference "
+        "images."
     )
     parser.add_argument(
         "--dataset", required=True, choices=_DATASETS, help="which data set's folders and scores to read"
@@ -151,7 +151,7 @@ def _cell(coefficient: Coefficient) -> str:
     if coefficient.value is None:
         return "undefined"
     if coefficient.low is None or coefficient.high is None:
-        return f"{coefficient.value:.4f}"
+        return f"{coefficient.value:.4f} ({str(coefficient.reason).split(':')[0]})"
     return f"{coefficient.value:.4f} [{coefficient.low:.3f}, {coefficient.high:.3f}]"
 
 
@@ -189,7 +189,8 @@ def _csv(run: Run) -> str:
     for result in run.results:
         better = "lower" if result.metric.lower_better else "higher"
         for kind, found in (("all", result.overall), *result.kinds.items()):
-            numbers = [number for key in _COEFFICIENTS for number in dataclasses.astuple(getattr(found, key))]
+            coefficients = [getattr(found, key) for key in _COEFFICIENTS]
+            numbers = [number for one in coefficients for number in (one.value, one.low, one.high)]
             counts = (found.n, found.left_out, found.references)
             curve = (*found.fit.beta, found.fit.converged, found.fit.reason)
             writer.writerow((result.metric.name, better, kind, *counts, *numbers, found.pearson, *curve, found.note))
@@ -200,7 +201,8 @@ def _csv(run: Run) -> str:
 
 
 def _json(arguments: argparse.Namespace, run: Run) -> str:
-    from milo_restore.opinions.coefficients import RESAMPLES
+    from milo_restore.measure.intervals import LEVEL
+    from milo_restore.opinions.coefficients import FEWEST_REFERENCES, METHOD
 
     metrics = []
     for result in run.results:
@@ -220,7 +222,7 @@ def _json(arguments: argparse.Namespace, run: Run) -> str:
         "pairs_found": len(run.pairs),
         "pairs_of": run.of,
         "opinions_better": "higher" if run.pairs[0].higher_better else "lower",
-        "intervals": f"95% percentile bootstrap over reference images, {RESAMPLES} resamples, seed 0, logistic kept",
+        "interval": {"method": METHOD, "level": LEVEL, "fewest": FEWEST_REFERENCES},
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "numpy", "scipy")},
         "metrics": metrics,
         "unavailable": run.unavailable,

@@ -24,9 +24,9 @@ _PROTOCOLS = ("denoising", "super-resolution", "super-resolution-y")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``evaluate``."""
     parser.description = (
-        "Measure a folder of restored images: per-image values, means and 95% bootstrap intervals. Values are kept in "
-        "a cache under the files' hashes: a second run computes only what is new, an interrupted one goes on. For "
-        "several processes: accelerate launch -m milo_restore.cli evaluate ..."
+        "Measure a folder of restored images: per-image values, means and 95% intervals over images. Values are kept "
+        "in a cache under the files' hashes: a second run computes only what is new, an interrupted one goes on. "
+        "For several processes: accelerate launch -m milo_restore.cli evaluate ..."
     )
     parser.add_argument("--pred", required=True, type=Path, metavar="DIR", help="the restored images")
     parser.add_argument("--ref", type=Path, metavar="DIR", help="what they should be; full-reference metrics need it")

@@ -19,12 +19,11 @@ import milo_restore
 from milo_restore.errors import DataError
 from milo_restore.files.download import sha256_of
 from milo_restore.measure.folders import ImageFiles
+from milo_restore.measure.intervals import FEWEST, LEVEL, METHOD, Floats, mean_interval
 from milo_restore.measure.metrics import Metric, MetricUnavailable, Protocol
 from milo_restore.measure.run import Measured
 
 FORMAT = 1
-RESAMPLES = 10_000
-_SMALLEST = 2  # values that an interval needs
 _PACKAGES = ("torch", "numpy", "pillow", "basicsr", "opencv-python", "pyiqa", "stlpips-pytorch", "accelerate")
 
 
@@ -40,7 +39,7 @@ def make_results(
     """Everything, ready for JSON: no NaN, no infinity.
 
     A mean is over the images that have a value; ``counts`` says how many these are, and whoever prints a mean of fewer
-    than all says so. Without any value it is None.
+    than all says so. Without any value it is None. Where an interval is None, ``interval.none`` says why.
 
     Args:
         folders: ``pred``, ``ref``, ``input``.
@@ -51,10 +50,7 @@ def make_results(
         measured: from `milo_restore.measure.run.measure`.
         device: where the metrics computed.
     """
-    columns = {
-        metric.name: np.array([row[metric.name] for row in measured.values if row[metric.name] is not None], float)
-        for metric in metrics
-    }
+    columns = {metric.name: _column(measured.values, metric.name) for metric in metrics}
     place = {name: None if path is None else path.resolve().as_posix() for name, path in folders.items()}
     return {
         "format": FORMAT,
@@ -67,29 +63,10 @@ def make_results(
         "unavailable": {name: {"reason": error.what, "mend": error.mend} for name, error in unavailable.items()},
         "images": [_image(folders, image, measured, number) for number, image in enumerate(images)],
         "means": {name: float(values.mean()) if len(values) else None for name, values in columns.items()},
-        "intervals": {name: bootstrap_interval(values) for name, values in columns.items()},
-        "interval": f"95% percentile bootstrap of the mean over images, {RESAMPLES} resamples, seed 0",
+        **_intervals(columns),
         "counts": {name: len(values) for name, values in columns.items()},
         "environment": _environment(device),
     }
-
-
-def bootstrap_interval(values: np.ndarray[Any, Any]) -> list[float] | None:
-    """The 95% percentile bootstrap interval of a mean, resampling images; None for fewer than two values.
-
-    Args:
-        values: (N,), finite. The interval depends on nothing else: the seed is always 0.
-    """
-    if len(values) < _SMALLEST:
-        return None
-    generator = np.random.default_rng(0)
-    means = np.empty(RESAMPLES)
-    rows = max(1, 1_000_000 // len(values))  # at once: 8 MB of indices
-    for start in range(0, RESAMPLES, rows):
-        count = min(rows, RESAMPLES - start)
-        means[start : start + count] = values[generator.integers(0, len(values), (count, len(values)))].mean(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return [float(low), float(high)]
 
 
 def to_json(results: Mapping[str, Any]) -> str:
@@ -111,7 +88,7 @@ def to_csv(results: Mapping[str, Any]) -> str:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """A results.json.
+    """A results.json. Intervals of an earlier version, which were too narrow, are made anew from the values.
 
     Raises:
         DataError: it cannot be read, or is of another format.
@@ -123,6 +100,9 @@ def read_results(path: Path) -> dict[str, Any]:
         raise DataError(f"cannot be read ({error})", where=path, mend=mend) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or "images" not in content:
         raise DataError(f"is no results file of format {FORMAT}", where=path, mend=mend)
+    if not isinstance(content.get("interval"), dict):
+        rows = [image["values"] for image in content["images"]]
+        content |= _intervals({name: _column(rows, name) for name in content["metrics"]})
     return content
 
 
@@ -132,11 +112,8 @@ def results_table(results: Mapping[str, Any]) -> str:
     head = ("metric", "better", "mean", "95% interval", "images")
     rows = [head]
     for name, about in results["metrics"].items():
-        mean, interval, count = (results[key][name] for key in ("means", "intervals", "counts"))
-        cells = (
-            "-" if mean is None else f"{mean:.5g}",
-            "-" if interval is None else "[{:.5g}, {:.5g}]".format(*interval),
-        )
+        mean, count = results["means"][name], results["counts"][name]
+        cells = ("-", "-") if mean is None else (f"{mean:.5g}", interval_text(results, name, 5))
         rows.append((name, about["better"], *cells, str(count) if count == total else f"{count} of {total}"))
     width = max(len(row[0]) for row in [*rows, *((name,) for name in results["unavailable"])])
     widths = [width, *(max(len(row[column]) for row in rows) for column in range(1, len(head)))]
@@ -144,6 +121,28 @@ def results_table(results: Mapping[str, Any]) -> str:
     lines.insert(1, "-" * max(map(len, lines)))
     lines += [f"{name:<{width}}  unavailable: {about['reason']}" for name, about in results["unavailable"].items()]
     return "\n".join(lines)
+
+
+def interval_text(results: Mapping[str, Any], metric: str, digits: int) -> str:
+    """A metric's interval as ``[low, high]``, or in a few words why there is none, such as ``n too small``."""
+    interval = results["intervals"][metric]
+    if interval is None:
+        return str(results["interval"]["none"][metric]).split(":")[0]
+    return "[{:.{digits}g}, {:.{digits}g}]".format(*interval, digits=digits)
+
+
+def _column(rows: Sequence[Mapping[str, float | None]], name: str) -> Floats:
+    """The values that there are of one metric."""
+    return np.array([row[name] for row in rows if row[name] is not None], np.float64)
+
+
+def _intervals(columns: Mapping[str, Floats]) -> dict[str, Any]:
+    found = {name: mean_interval(values) for name, values in columns.items()}
+    none = {name: interval.reason for name, interval in found.items() if interval.reason is not None}
+    return {
+        "intervals": {name: interval.ends for name, interval in found.items()},
+        "interval": {"method": METHOD, "level": LEVEL, "fewest": FEWEST, "none": none},
+    }
 
 
 def _image(folders: Mapping[str, Path | None], image: ImageFiles, measured: Measured, number: int) -> dict[str, Any]:

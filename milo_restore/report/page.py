@@ -12,6 +12,8 @@ from typing import Any
 import milo_restore
 from milo_restore.errors import ConfigError
 from milo_restore.files.write import write_text
+from milo_restore.measure.intervals import METHOD
+from milo_restore.measure.results import interval_text
 from milo_restore.report.collect import Group, Run, extremes, group_runs, read_runs
 from milo_restore.report.pictures import MAP_TOP, RUNGS, Pictures, make_pictures
 from milo_restore.show.text import ARROWS, counted
@@ -175,8 +177,11 @@ def _cell(run: Run, metric: str, rank: int | None) -> str:
         reason = results["unavailable"].get(metric, {}).get("reason", "not measured")
         return f'<td data-value="" title="{_text(reason)}">–</td>'
     interval, count, total = results["intervals"][metric], results["counts"][metric], len(results["images"])
-    title = "" if interval is None else f"95% interval {interval[0]:.5g} to {interval[1]:.5g}"
-    spread = "" if interval is None else f"<small>[{interval[0]:.4g}, {interval[1]:.4g}]</small>"
+    title = results["interval"]["none"].get(metric, "")
+    if interval is not None:
+        title = f"95% interval {interval[0]:.5g} to {interval[1]:.5g}, of {counted(count)}"
+    spread = f"<small>{_text(interval_text(results, metric, 4))}</small>"
+    title = _text(title)
     partial = f"<small>{count} of {total} images</small>" if count < total else ""
     paper = run.provenance.get("paper", {}).get(metric)
     printed = f"<small>paper {_printed(run, metric)}</small>" if paper is not None and metric != _SURROGATE else ""
@@ -187,7 +192,8 @@ def _cell(run: Run, metric: str, rank: int | None) -> str:
 def _notes(group: Group) -> str:
     """What a reader of the table must know."""
     lines = [
-        "<b>bold</b>: best; <u>underlined</u>: second best; below each mean its 95% bootstrap interval over images"
+        "<b>bold</b>: best; <u>underlined</u>: second best; below each mean its 95% interval over images "
+        f"({METHOD}); two methods on the same images can differ although these overlap"
     ]
     unavailable: dict[str, str] = {}
     for run in group.runs:
