@@ -38,6 +38,11 @@ ROOMS = {
     "report": LOW | {"metric", "data", "measure", "show"},
     "teach": LOW | {"metric", "data", "opinions"},
     "basicsr": LOW | {"metric", "data", "models", "loss", "train"},
+    "pyiqa": GROUND | {"metric", "loss"},
+    "torchmetrics": GROUND | {"metric", "loss"},
+    "deepinv": GROUND | {"metric", "loss"},
+    "lpips": GROUND | {"metric", "loss"},
+    "hub": LOW | {"metric", "models", "measure"},
     "bench": LOW | {"metric", "data", "models", "loss", "train", "teach", "basicsr"},
 }
 TOP = {"cli"}  # may import everything but the recipes

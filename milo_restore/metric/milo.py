@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from milo_restore.errors import ConfigError
+from milo_restore.files.hub import at_revision
 from milo_restore.metric.checks import (
     as_rgb,
     check_image_values,
@@ -39,8 +40,10 @@ class MaskedError(nn.Module, ABC):
 
     Args:
         weights: ``official`` (the authors', found offline or downloaded once, sha256 checked), ``mini`` (shipped), or
-            the path of a .pth or .safetensors file. MILO knows ``auto``, too: ``official`` where it is at hand or can
-            be downloaded within seconds, else ``mini``; which, and why, is said once on stderr.
+            the path of a .pth or .safetensors file, or a folder or a repository of the Hugging Face hub, OWNER/NAME or
+            OWNER/NAME@REVISION, that `milo_restore.hub.push_to_hub` wrote. MILO knows ``auto``, too: ``official``
+            where it is at hand or can be downloaded within seconds, else ``mini``; which, and why, is said once on
+            stderr.
         compute_dtype: ``torch.float32`` is exact. ``torch.bfloat16`` computes the wide convolutions in bfloat16,
             faster where the hardware has it (see ``milo-restore bench``): on the golden images scores move by less
             than 1 % and gradients with the mask as a constant keep a cosine above 0.999; gradients through the mask
@@ -100,11 +103,15 @@ class MaskedError(nn.Module, ABC):
         cls: type[M],
         weights: str | Path = "official",
         *,
+        revision: str | None = None,
         compute_dtype: torch.dtype = torch.float32,
         reduction: Reduction = "none",
     ) -> M:
-        """The same as the constructor, under the name that other libraries use."""
-        return cls(weights, compute_dtype=compute_dtype, reduction=reduction)
+        """The same as the constructor, under the name that other libraries use.
+
+        ``revision`` is a branch, a tag or a commit of a repository on the hub; a ConfigError for other weights.
+        """
+        return cls(at_revision(weights, revision), compute_dtype=compute_dtype, reduction=reduction)
 
     @classmethod
     def untrained(cls: type[M], *, reduction: Reduction = "none") -> M:

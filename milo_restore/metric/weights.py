@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from milo_restore.errors import WeightsError
 from milo_restore.files import fetch_weights, find_weights, weights_path
+from milo_restore.files.hub import WEIGHTS_FILE, weights_folder
 from milo_restore.files.state import read_state_file
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
@@ -71,8 +72,8 @@ def load_weights(name: str | Path, asset: str, shipped: str | None) -> tuple[dic
 
     Args:
         name: ``official``, ``mini``, ``auto`` (``official`` where it is at hand or can be downloaded within seconds,
-            else ``mini``; which, and why, is said once on stderr), or the path of a .pth (read with
-            ``weights_only=True``) or .safetensors file.
+            else ``mini``; which, and why, is said once on stderr), the path of a .pth (read with
+            ``weights_only=True``) or .safetensors file, or a folder or repository as `weights_folder` takes.
         asset: what ``official`` means to `milo_restore.files`.
         shipped: file name that ``mini`` means in `SHIPPED`; None where this metric has no shipped weights.
 
@@ -88,7 +89,8 @@ def load_weights(name: str | Path, asset: str, shipped: str | None) -> tuple[dic
     elif chosen == "mini":
         path = _shipped_file(shipped, "mini")
     else:
-        path = Path(name)
+        folder = weights_folder(name)
+        path = Path(name) if folder is None else folder / WEIGHTS_FILE
     content = read_state_file(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     info = WeightsInfo(chosen, str(path), digest, name == "auto", _agreement(path))
@@ -129,12 +131,16 @@ def _shipped_file(shipped: str | None, asked: str) -> Path:
     return SHIPPED / shipped
 
 
-def _agreement(path: Path) -> Agreement:
-    """What the metadata of a .safetensors file says; `read_state_file` has seen that it is one."""
+def recorded(path: Path) -> dict[str, str]:
+    """The metadata of a .safetensors file that `read_state_file` can read; nothing of a .pth."""
     if path.suffix != ".safetensors":
-        return Agreement()
+        return {}
     with safe_open(path, "pt") as file:
-        said = file.metadata() or {}
+        return file.metadata() or {}
+
+
+def _agreement(path: Path) -> Agreement:
+    said = recorded(path)
     try:
         return Agreement(**{key.name: float(said[key.name]) for key in fields(Agreement) if key.name in said})
     except ValueError as error:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from milo_restore.errors import ConfigError, DataError, WeightsError
+from milo_restore.files.hub import WEIGHTS_FILE, at_revision, weights_folder
 from milo_restore.files.state import read_state_file
 from milo_restore.models.restormer_blocks import LAYER_NORMS, Block, Embed, PlainStrideConv2d, Resample, layout_of
 
@@ -149,6 +150,27 @@ class Restormer(nn.Module):
         _check_state(model.state_dict(), state, path)
         model.load_state_dict(state)
         return model
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None) -> Restormer:
+        """Read what `milo_restore.hub.push_to_hub` or ``save_pretrained`` wrote.
+
+        Args:
+            name: a folder, or OWNER/NAME or OWNER/NAME@REVISION on the Hugging Face hub.
+            revision: of the latter, a branch, a tag or a commit.
+
+        Returns:
+            The network on the CPU, in evaluation mode.
+
+        Raises:
+            WeightsError: it is nowhere, or damaged, or no Restormer.
+            ConfigError: a revision of a folder.
+        """
+        folder = weights_folder(at_revision(name, revision))
+        if folder is None:
+            mend = "Name a folder, or a repository of the Hugging Face hub as OWNER/NAME"
+            raise WeightsError("no such folder", where=name, mend=mend)
+        return cls.from_checkpoint(folder / WEIGHTS_FILE).eval()
 
     def forward(self, image: Tensor) -> Tensor:
         """Restore a batch of images.

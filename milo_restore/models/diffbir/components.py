@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from milo_restore.errors import WeightsError
+from milo_restore.files.hub import at_revision, parse_repository, repository_folder
 from milo_restore.models.diffbir.prompts import PROMPTS_FILE, Prompts, load_prompts
 
 if TYPE_CHECKING:
@@ -90,12 +90,17 @@ def load_components(
 
 
 def load_control(
-    folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    folder: str | Path,
+    *,
+    revision: str | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> IRControlNet:
     """Read a control network, frozen and in evaluation mode, such as a training run's ``controlnet``.
 
     Args:
-        folder: in diffusers' format.
+        folder: in diffusers' format; or the id OWNER/NAME or OWNER/NAME@REVISION of one on the Hugging Face hub.
+        revision: of the latter, a branch, a tag or a commit.
         device: where it goes.
         dtype: its precision.
 
@@ -104,7 +109,9 @@ def load_control(
     """
     from milo_restore.models.diffbir.control import IRControlNet
 
-    control: IRControlNet = _network(IRControlNet, Path(folder).expanduser(), torch.device(device), dtype)
+    parsed = parse_repository(at_revision(folder, revision))
+    place = Path(folder).expanduser() if parsed is None else _control_from_hub(*parsed)
+    control: IRControlNet = _network(IRControlNet, place, torch.device(device), dtype)
     return control
 
 
@@ -113,8 +120,8 @@ def find_base(base: str | Path) -> Path:
 
     Args:
         base: ``tiny``, the shipped world; a folder in diffusers' format, such as ``milo-restore convert diffbir``
-            writes; or the id OWNER/NAME of one on the Hugging Face hub, as it lies in the local cache where that is
-            complete, and downloaded otherwise.
+            writes; or the id OWNER/NAME or OWNER/NAME@REVISION of one on the Hugging Face hub, as it lies in the local
+            cache where that is complete, and downloaded otherwise.
 
     Raises:
         WeightsError: it is none of these, or cannot be downloaded.
@@ -133,41 +140,25 @@ def find_base(base: str | Path) -> Path:
     if folder.is_file() or folder.suffix in _ORIGINAL:
         what = "is a file, not a folder in diffusers' format"
         raise WeightsError(what, where=base, mend=f"Make a folder of it first: {_CONVERT}")
-    if not isinstance(base, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", base):
+    if (parsed := parse_repository(base)) is None:
         mend = "Name 'tiny', a folder in diffusers' format, or the id OWNER/NAME of one on the Hugging Face hub"
         raise WeightsError("no such folder", where=base, mend=mend)
-    return _from_hub(base)
+    return _from_hub(*parsed)
 
 
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
+def _from_hub(name: str, revision: str | None) -> Path:
+    patterns = {"allow_patterns": _WANTED, "ignore_patterns": _UNWANTED}
+    hint = ": Stability's own Stable Diffusion 2.1 may be"
+    return repository_folder(name, revision, patterns=patterns, lacking=_lacking, hint=hint)
 
-    patterns: dict[str, Any] = {"allow_patterns": _WANTED, "ignore_patterns": _UNWANTED}
-    try:
-        cached = Path(snapshot_download(name, local_files_only=True, **patterns))
-        if not _lacking(cached):
-            return cached
-    except (OSError, ValueError):  # it is not there at all
-        pass
-    # Older huggingface_hub's errors, and those of the HTTP library below it, share no base with OSError.
-    expected = (OSError, ValueError, RuntimeError, HfHubHTTPError)
-    try:
-        folder = Path(snapshot_download(name, **patterns))
-    except expected as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160].strip(" .:")
-        mend = (
-            f"With a network: hf download {name} (it may ask for a login, or be gone: Stability's own Stable "
-            "Diffusion 2.1 may be). Without: copy such a folder here and name its path"
-        )
-        what = f"is no folder here, and cannot be had from the Hugging Face hub ({reason})"
-        raise WeightsError(what, where=name, mend=mend) from error
-    lacking = _lacking(folder)
-    if lacking:  # offline, the call above gives what is in the cache
-        what = f"of its repository on the Hugging Face hub, no complete {', '.join(lacking)} could be had"
-        mend = f"With a network: hf download {name}. Its parts must be there as safetensors, else name another"
-        raise WeightsError(what, where=name, mend=mend)
-    return folder
+
+def _control_from_hub(name: str, revision: str | None) -> Path:
+    files = ["config.json", "diffusion_pytorch_model*.safetensors"]
+
+    def lacking(folder: Path) -> list[str]:
+        return [pattern for pattern in files if not any(folder.glob(pattern))]
+
+    return repository_folder(name, revision, patterns={"allow_patterns": files}, lacking=lacking)
 
 
 def _lacking(folder: Path) -> list[str]:
