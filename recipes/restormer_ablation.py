@@ -101,10 +101,10 @@ def table(cells: Cells) -> str:
         seeds = [seed for name, seed in cells if name == arm]
         row = [arm, ", ".join(map(str, seeds))]
         for metric, (digits, by) in METRICS.items():
-            text = f"{by * np.mean([cells[arm, seed][metric] for seed in seeds]):.{digits}f}"
+            text = f"{by * float(np.mean([cells[arm, seed][metric] for seed in seeds])):.{digits}f}"
             if arm != REFERENCE and any((REFERENCE, seed) in cells for seed in seeds):
                 found, each = against(cells, arm, metric)
-                middle, *of_seeds = (f"{by * value:+.{digits}f}" for value in (np.mean(each), *each))
+                middle, *of_seeds = (f"{by * value:+.{digits}f}" for value in (float(np.mean(each)), *each))
                 more = f"; {', '.join(of_seeds)}" if len(each) > 1 else ""
                 text += f" ({middle} {found.text(f'+.{digits}f', by)}{more})"
             row.append(text)

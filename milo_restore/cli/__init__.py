@@ -51,6 +51,11 @@ COMMANDS = {
         "measure a folder of restored images with full- and no-reference metrics",
         "milo-restore evaluate --pred restored/ --ref clean/ --metrics psnr ssim milo --out results.json",
     ),
+    "compare": Command(
+        "milo_restore.cli.compare",
+        "compare measured runs image by image: differences, tests, wins, ranks",
+        "milo-restore compare runs/mae runs/milo-cosine",
+    ),
     "tables": Command(
         "milo_restore.cli.tables",
         "reproduce the paper's Tables 1 to 4 row by row, beside the printed numbers",

@@ -1,0 +1,115 @@
+"""Comparisons of methods as text, Markdown, LaTeX and CSV: differences, tests, wins and ranks."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+
+from milo_restore.measure.compare import Comparison
+from milo_restore.show.text import ARROWS, counted, text_table
+
+HEAD = ("", "difference", "95% interval", "p", "p (Holm)", "wins", "losses")
+NOTE = (
+    "A difference holds (*) where its interval leaves out 0 and Wilcoxon's test, corrected by Holm for all pairs, is "
+    "below 0.05; the best mean is marked only where it differs from all others. Over images, not over trainings."
+)
+Emphasis = Callable[[str], str]
+
+
+def as_text(comparisons: Sequence[Comparison]) -> str:
+    """For the terminal."""
+    parts = []
+    for one in comparisons:
+        parts += [_title(one), text_table(_means(one, lambda cell: f"{cell} *")), "", text_table([HEAD, *_pairs(one)])]
+        parts += [*_rank_lines(one), ""]
+    return "\n".join([*parts, NOTE])
+
+
+def as_markdown(comparisons: Sequence[Comparison]) -> str:
+    """Tables of GitHub's Markdown."""
+    parts = []
+    for one in comparisons:
+        parts += [f"**{_title(one)}**", "", _pipes(_means(one, lambda cell: f"**{cell}**")), ""]
+        parts += [_pipes([HEAD, *_pairs(one)]), "", *_rank_lines(one), ""]
+    return "\n".join([*parts, NOTE, ""])
+
+
+def as_latex(comparisons: Sequence[Comparison]) -> str:
+    """Tabular environments with booktabs' rules."""
+    parts = []
+    for one in comparisons:
+        means, *rows = _means(one, lambda cell: f"\\textbf{{{cell}}}")
+        parts += [f"% {_title(one)}", _tabular(means, rows), _tabular(HEAD, _pairs(one))]
+        parts += [f"% {line}" for line in _rank_lines(one)]
+    return "\n".join([*parts, f"% {NOTE}", ""])
+
+
+def as_csv(comparisons: Sequence[Comparison]) -> str:
+    """One line per metric and pair of methods; empty where there is no interval."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(
+        ("metric", "better", "images", "first", "second", "difference", "low", "high", "p", "p_holm", "wins", "losses",
+         "holds")
+    )  # fmt: skip
+    for one in comparisons:
+        for pair in one.pairs:
+            found = pair.difference
+            writer.writerow((one.metric, _better(one), one.images, pair.first, pair.second, found.mean, found.low,
+                             found.high, pair.p, pair.corrected, pair.wins, pair.losses, pair.holds))  # fmt: skip
+    return stream.getvalue()
+
+
+def _better(one: Comparison) -> str:
+    return "lower" if one.lower_better else "higher"
+
+
+def _title(one: Comparison) -> str:
+    left = f", {counted(one.left_out)} left out for want of a value" if one.left_out else ""
+    return f"{one.metric} {ARROWS[_better(one)]}, {counted(one.images)}{left}"
+
+
+def _means(one: Comparison, emphasis: Emphasis) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("method", "mean", "mean rank")]
+    for name in one.methods:
+        mean = f"{one.means[name]:.5g}"
+        rows.append((name, emphasis(mean) if name == one.best else mean, f"{one.ranks[name]:.2f}"))
+    return rows
+
+
+def _pairs(one: Comparison) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for pair in one.pairs:
+        mark = " *" if pair.holds else ""
+        difference = f"{pair.difference.mean:+.4g}{mark}"
+        tests, counts = (f"{pair.p:.2g}", f"{pair.corrected:.2g}"), (str(pair.wins), str(pair.losses))
+        rows.append((f"{pair.first} - {pair.second}", difference, pair.difference.text("+.4g"), *tests, *counts))
+    return rows
+
+
+def _rank_lines(one: Comparison) -> list[str]:
+    if one.critical_difference is None:
+        return []
+    alike = "; ".join(", ".join(group) for group in one.alike) or "none"
+    return [f"Critical difference of mean ranks {one.critical_difference:.2f}; not told apart by ranks: {alike}"]
+
+
+def _pipes(lines: Sequence[Sequence[str]]) -> str:
+    head, *rows = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
+
+
+def _tabular(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [" & ".join(_escaped(cell) for cell in line) + " \\\\" for line in (head, *rows)]
+    body = "\n".join([lines[0], "\\midrule", *lines[1:]])
+    columns = "l" + "r" * (len(head) - 1)
+    return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}"
+
+
+def _escaped(cell: str) -> str:
+    if cell.startswith("\\textbf{"):
+        return cell
+    for sign in "&%_#":
+        cell = cell.replace(sign, f"\\{sign}")
+    return cell.replace(" *", "$^*$")
