@@ -151,18 +151,21 @@ TABLE = Table(
 )  # fmt: skip
 
 
-def results(psnr, lpips, count=2, **more):
+def results(psnr, lpips, count=10, **more):
+    spread = [sign * size for size in (0.005, 0.01, 0.015, 0.02, 0.025) for sign in (1, -1)]
+    spread = spread[round(psnr) % 10 :] + spread[: round(psnr) % 10]  # of others in another order
+    values = [{"psnr": psnr + small, "lpips": lpips, **more} for small in spread]
     return {
-        "images": [{}, {}],
+        "images": [{"values": row} for row in values],
         "means": {"psnr": psnr, "lpips": lpips, **more},
-        "counts": {"psnr": 2, "lpips": count, **dict.fromkeys(more, 2)},
+        "counts": {"psnr": 10, "lpips": count, **dict.fromkeys(more, 10)},
         "metrics": {name: {"better": "higher"} for name in ("psnr", "lpips", *more)},
         "unavailable": {"ens": {"reason": "unpublished", "mend": None}},
     }
 
 
 FOUND = {
-    ("A_1", "sigma 5"): results(31.0, 0.15, count=1, **{"ens-surrogate": 4.25}),
+    ("A_1", "sigma 5"): results(31.0, 0.15, count=9, **{"ens-surrogate": 4.25}),
     ("B*", "sigma 5"): results(30.0, 0.15),
     ("C", "sigma 5"): "not at this scale: more data",
 }
@@ -180,7 +183,7 @@ def test_differences_follow_the_arrow():
     assert "C: not at this scale: more data" in lines
     assert "B*: a choice" in lines
     assert "ens is unavailable: unpublished" in lines
-    assert "A_1: † lpips: mean of 1 of 2 images" in lines
+    assert "A_1: † lpips: mean of 9 of 10 images" in lines
 
 
 def test_equal_numbers_are_neither_better_nor_worse():
@@ -198,9 +201,15 @@ def test_markdown_marks_the_best_and_escapes():
     text = render(TABLE, "lite", FOUND, "markdown")
     row = next(line for line in text.splitlines() if line.startswith("| A_1"))
     assert "| **31.00** |" in row
-    assert "| _30.00_ |" in text
-    assert "NOTE: only a test" in text
-    assert all(line.count("|") == row.count("|") for line in text.splitlines() if line.startswith("|"))
+    assert text.count("**") == 4  # and the group's title: the LPIPS are equal
+    smoke = render(TABLE, "smoke", FOUND, "markdown")
+    assert smoke.count("**") == 2
+    assert "▲ " not in smoke
+    assert "| 31.00 | - |" in smoke
+    near = {**FOUND, ("B*", "sigma 5"): results(30.0, 0.15) | {"means": {"psnr": 30.9999, "lpips": 0.15}}}
+    for image in near["B*", "sigma 5"]["images"]:
+        image["values"]["psnr"] += 0.9999
+    assert "**31.00**" not in render(TABLE, "lite", near, "markdown")  # better by less than the images scatter
 
 
 def test_latex_escapes_and_has_as_many_cells_as_columns():

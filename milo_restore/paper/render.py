@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from milo_restore.measure.compare import compare_values
 from milo_restore.paper.definition import Column, Group, ScaleName, Table
 from milo_restore.show.text import ARROWS, counted, text_table
 
 NONE = "-"
+SMOKE = "smoke"
+BOLD = "bold: the best of ours, where it differs from each of the others over the images (see milo-restore compare)"
 _EXTRA_DIGITS = 5
 _NOT_YET = "not run yet"
 
@@ -27,7 +30,8 @@ class Entry:
         digits: decimals.
         better: direction.
         partial: how many images of how many the mean is of, where not all; None: of all.
-        rank: 1 best of ours in its column and group, 2 second best; else None.
+        best: the best of ours in its column and group, and its difference to all others holds.
+        compares: with the paper's number; smoke's do not.
     """
 
     paper: float | None
@@ -35,12 +39,13 @@ class Entry:
     digits: int
     better: Literal["higher", "lower"]
     partial: str | None = None
-    rank: int | None = None
+    best: bool = False
+    compares: bool = True
 
     @property
     def difference(self) -> str:
         """Ours minus the paper's: ▲ where that is better and ▼ where it is worse, whichever way the arrow points."""
-        if self.paper is None or self.ours is None:
+        if self.paper is None or self.ours is None or not self.compares:
             return NONE
         text = f"{self.ours - self.paper:+.{self.digits}f}"
         if float(text) == 0:
@@ -73,8 +78,10 @@ def render(table: Table, scale: ScaleName, found: Found, style: Literal["text", 
     return {"text": _text, "markdown": _markdown, "latex": _latex}[style](table, scale, found)
 
 
-def entries(table: Table, group: Group, number: int, found: Found) -> dict[str, dict[str, Entry]]:
+def entries(table: Table, scale: ScaleName, group: Group, number: int, found: Found) -> dict[str, dict[str, Entry]]:
     """By method, by metric: the printed columns first, then what else was measured."""
+    compares = scale != SMOKE
+    best = {column.metric: _best(column, table, group, found) if compares else None for column in table.columns}
     columns = [*table.columns, *_extras(table, group, found)]
     rows: dict[str, dict[str, Entry]] = {}
     for row in table.rows:
@@ -82,8 +89,10 @@ def entries(table: Table, group: Group, number: int, found: Found) -> dict[str, 
         rows[row.method] = {}
         for place, column in enumerate(columns):
             printed = row.paper[number][place] if place < len(table.columns) else None
-            rows[row.method][column.metric] = _entry(column, printed, results)
-    return {method: {name: _ranked(name, entry, rows) for name, entry in line.items()} for method, line in rows.items()}
+            entry = _entry(column, printed, results)
+            is_best = row.method == best.get(column.metric)
+            rows[row.method][column.metric] = replace(entry, best=is_best, compares=compares)
+    return rows
 
 
 def _entry(column: Column, printed: float | None, results: Mapping[str, Any] | str) -> Entry:
@@ -94,12 +103,17 @@ def _entry(column: Column, printed: float | None, results: Mapping[str, Any] | s
     return Entry(printed, results["means"][column.metric], column.digits, column.better, partial)
 
 
-def _ranked(metric: str, entry: Entry, rows: Mapping[str, Mapping[str, Entry]]) -> Entry:
-    values = [line[metric].ours for line in rows.values()]
-    known = sorted({value for value in values if value is not None}, reverse=entry.better == "higher")
-    place = known.index(entry.ours) + 1 if entry.ours is not None and len(known) > 1 else None
-    rank = place if place in (1, 2) else None
-    return Entry(entry.paper, entry.ours, entry.digits, entry.better, entry.partial, rank)
+def _best(column: Column, table: Table, group: Group, found: Found) -> str | None:
+    """The method whose mean is best, where it differs from all others; see `milo_restore.measure.compare`."""
+    values: dict[str, list[float | None]] = {}
+    for row in table.rows:
+        results = found.get((row.method, group.name), _NOT_YET)
+        if not isinstance(results, str) and column.metric in results["means"]:
+            values[row.method] = [image["values"][column.metric] for image in results["images"]]
+    shared = [row for row in zip(*values.values()) if None not in row]
+    if len(values) < 2 or not shared or len({len(rows) for rows in values.values()}) > 1:
+        return None
+    return compare_values(column.metric, values, lower_better=column.better == "lower").best
 
 
 def _extras(table: Table, group: Group, found: Found) -> list[Column]:
@@ -132,9 +146,11 @@ def _group_title(table: Table, group: Group, found: Found) -> str:
     return f"{group.name} ({' or '.join(map(counted, sorted(counts)))})" if counts else group.name
 
 
-def _lines(table: Table, group: Group, number: int, found: Found, cell: Callable[[Entry], str]) -> list[list[str]]:
+def _lines(
+    table: Table, scale: ScaleName, group: Group, number: int, found: Found, cell: Callable[[Entry], str]
+) -> list[list[str]]:
     """Head and rows: paper, ours and difference of each printed column, ours alone of the others."""
-    rows = entries(table, group, number, found)
+    rows = entries(table, scale, group, number, found)
     columns = [*table.columns, *_extras(table, group, found)]
     head = ["method"]
     for column in columns:
@@ -152,7 +168,7 @@ def _lines(table: Table, group: Group, number: int, found: Found, cell: Callable
     return lines
 
 
-def _notes(table: Table, found: Found) -> list[str]:
+def _notes(table: Table, scale: ScaleName, found: Found) -> list[str]:
     """What rows settle, why numbers are missing, and what others are means of; each reason once."""
     reasons: dict[str, list[str]] = {}
     for row in table.rows:
@@ -165,8 +181,9 @@ def _notes(table: Table, found: Found) -> list[str]:
         everywhere = all(f"{method}, {group.name}" in places for method in methods for group in table.groups)
         where = ", ".join(methods) if everywhere else "; ".join(places)
         lines.append(f"{where}: {reason}" if places else reason)
-    marks = "▲ better than the paper's number, ▼ worse, whichever way the arrow points"
-    return [*lines, marks]
+    if scale == SMOKE:
+        return [*lines, "no difference to the paper and no best is shown: these numbers compare with nothing"]
+    return [*lines, "▲ better than the paper's number, ▼ worse, whichever way the arrow points"]
 
 
 def _reasons(table: Table, found: Found) -> dict[str, list[str]]:
@@ -194,27 +211,24 @@ def _reasons(table: Table, found: Found) -> dict[str, list[str]]:
 def _text(table: Table, scale: ScaleName, found: Found) -> str:
     parts = ["\n".join(_heading(table, scale))]
     for number, group in enumerate(table.groups):
-        lines = _lines(table, group, number, found, lambda entry: entry.own)
+        lines = _lines(table, scale, group, number, found, lambda entry: entry.own)
         parts.append(f"{_group_title(table, group, found)}\n{text_table(lines)}")
-    return "\n\n".join([*parts, "\n".join(_notes(table, found))]) + "\n"
+    return "\n\n".join([*parts, "\n".join(_notes(table, scale, found))]) + "\n"
 
 
 def _markdown(table: Table, scale: ScaleName, found: Found) -> str:
     def cell(entry: Entry) -> str:
-        mark = {1: "**", 2: "_"}.get(entry.rank or 0, "")
-        return f"{mark}{entry.own}{mark}"
+        return f"**{entry.own}**" if entry.best else entry.own
 
     title, *about = _heading(table, scale)
     parts = [f"### {title}", *about]
     for number, group in enumerate(table.groups):
-        head, *rows = _lines(table, group, number, found, cell)
+        head, *rows = _lines(table, scale, group, number, found, cell)
         lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
         text = "\n".join("| " + " | ".join(word.replace("|", "\\|").replace("*)", "\\*)") for word in line) + " |"
                          for line in lines)  # fmt: skip
         parts.append(f"**{_group_title(table, group, found)}**\n\n{text}")
-    notes = "\n".join(
-        f"- {_plain(note)}" for note in [*_notes(table, found), "bold: best of ours, italics: second best"]
-    )
+    notes = "\n".join(f"- {_plain(note)}" for note in [*_notes(table, scale, found), BOLD])
     return "\n\n".join([*parts, notes]) + "\n"
 
 
@@ -238,10 +252,10 @@ def _latex(table: Table, scale: ScaleName, found: Found) -> str:
     """A table environment; booktabs, and amssymb for the triangles."""
     parts = ["% needs \\usepackage{booktabs} and \\usepackage{amssymb}"]
     for number, group in enumerate(table.groups):
-        rows = entries(table, group, number, found)
+        rows = entries(table, scale, group, number, found)
         columns = [*table.columns, *_extras(table, group, found)]
         parts.append(_latex_block(table, scale, group, found, columns, rows))
-    return "\n\n".join([*parts, "\n".join(f"% {note}" for note in _notes(table, found))]) + "\n"
+    return "\n\n".join([*parts, "\n".join(f"% {note}" for note in _notes(table, scale, found))]) + "\n"
 
 
 def _latex_block(
@@ -253,8 +267,7 @@ def _latex_block(
     rows: Mapping[str, Mapping[str, Entry]],
 ) -> str:
     def cell(entry: Entry) -> str:
-        command = {1: r"\textbf", 2: r"\underline"}.get(entry.rank or 0)
-        return f"{command}{{{_tex(entry.own)}}}" if command else _tex(entry.own)
+        return rf"\textbf{{{_tex(entry.own)}}}" if entry.best else _tex(entry.own)
 
     spans = [3 if column in table.columns else 1 for column in columns]
     tops = [
