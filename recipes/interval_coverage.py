@@ -5,7 +5,7 @@ r"""Do the 95 % intervals cover? A simulation with known truth, of means and of 
     python recipes/interval_coverage.py means --samples 500 --sizes 5 8    # quicker, and coarser
 
 Each cell is the share of samples, in %, whose interval holds the true value; with S samples its standard error is
-2.2 / sqrt(S / 100) % near 95 %. ``ours`` is what milo-restore prints; below n = 8, and below 15 references, it
+2.2 / sqrt(S / 100) % near 95 %. ``ours`` is what milo-restore prints; below n = 8, and below 25 references, it
 prints "n too small" instead. The methods that resample get a tenth of the samples.
 
 Means: values as images have them. Of 100 photographs of BSDS500 under noise, median filter, JPEG and downsampling, the
