@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from milo_restore.errors import DataError
 
 LEVEL = 0.95
-FEWEST = 8
+FEWEST = 10
 METHOD = "Student's t, widened by Hall's transformation where values are skewed"
 
 Floats = NDArray[np.float64]
@@ -41,7 +41,7 @@ class Interval:
         low: lower end, None where there is no interval.
         high: upper end, None where there is no interval.
         n: how many values it rests on.
-        reason: why there is no interval, such as ``"n too small: 5, at least 8 are needed"``, or None. The part before
+        reason: why there is no interval, such as ``"n too small: 5, at least 10 are needed"``, or None. The part before
             the colon fits into a table.
     """
 
