@@ -5,7 +5,7 @@ r"""Do the 95 % intervals cover? A simulation with known truth, of means and of 
     python recipes/interval_coverage.py means --samples 500 --sizes 5 8    # quicker, and coarser
 
 Each cell is the share of samples, in %, whose interval holds the true value; with S samples its standard error is
-2.2 / sqrt(S / 100) % near 95 %. ``ours`` is what milo-restore prints; below n = 8, and below 15 references, it
+2.2 / sqrt(S / 100) % near 95 %. ``ours`` is what milo-restore prints; below n = 10, and below 25 references, it
 prints "n too small" instead. The methods that resample get a tenth of the samples.
 
 Means: values as images have them. Of 100 photographs of BSDS500 under noise, median filter, JPEG and downsampling, the
@@ -38,7 +38,7 @@ from milo_restore.measure.intervals import Floats, hall_limits, mean_limits, stu
 from milo_restore.opinions.coefficients import correlate_scores
 
 RESAMPLES = 999
-SIZES = (5, 8, 12, 24, 48, 100, 200)
+SIZES = (5, 8, 10, 12, 24, 48, 100, 200)
 REFERENCES = (7, 10, 15, 25, 30, 81)
 COEFFICIENTS = ("srcc", "plcc", "krcc")
 Limits = tuple[Floats, Floats]

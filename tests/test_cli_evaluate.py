@@ -77,7 +77,7 @@ def test_the_table_and_the_files(command, folders, capsys):
     values = [image["values"]["psnr"] for image in results["images"]]
     assert results["means"]["psnr"] == pytest.approx(np.mean(values))
     assert results["intervals"] == {"psnr": None, "milo:mini": None}
-    assert results["interval"]["none"]["psnr"] == "n too small: 3, at least 8 are needed"
+    assert results["interval"]["none"]["psnr"] == "n too small: 3, at least 10 are needed"
     assert results["counts"] == {"psnr": 3, "milo:mini": 3}
     assert {"python", "torch", "numpy"} <= results["environment"]["versions"].keys()
 

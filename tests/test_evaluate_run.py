@@ -506,7 +506,7 @@ def test_one_images_refusal_is_not_the_others(folders, tmp_path):
     results = make_results(places, images, [broken], {}, Protocol(), found, "cpu")
     assert (results["means"], results["counts"]) == ({"mae": 1.0}, {"mae": 2})
     assert (results["intervals"], results["interval"]["level"]) == ({"mae": None}, 0.95)
-    assert results["interval"]["none"] == {"mae": "n too small: 2, at least 8 are needed"}
+    assert results["interval"]["none"] == {"mae": "n too small: 2, at least 10 are needed"}
     assert json.loads(to_json(results))["images"][1]["failures"] == found.failures[1]
     assert to_csv(results).splitlines()[2].startswith("b.png,b.png,b.png,,48,48,,mae: Calculated")
 

@@ -63,8 +63,8 @@ def test_without_skewness_it_is_students():
 
 def test_where_there_is_no_interval_it_is_said():
     few = mean_interval(np.arange(FEWEST - 1.0))
-    assert (few.mean, few.ends, few.n) == (3.0, None, 7)
-    assert few.reason == "n too small: 7, at least 8 are needed"
+    assert (few.mean, few.ends, few.n) == (4.0, None, 9)
+    assert few.reason == "n too small: 9, at least 10 are needed"
     assert few.text(".2f") == "n too small"
     assert mean_interval([]).mean is None
     equal = mean_interval(np.full(20, 0.1))
@@ -131,7 +131,7 @@ def test_the_simulation_can_fail():
     assert coverage.mean_coverage("normal", 5, "Student's t", 20_000) == pytest.approx(0.95, abs=0.006)  # exact
     assert coverage.mean_coverage("normal", 5, "percentile", 10_000) < 0.87  # 84 % was measured
     assert coverage.mean_coverage("lognormal 0.7", FEWEST, "Student's t", 2500) < 0.91
-    assert coverage.mean_coverage("lognormal 0.7", FEWEST, "BCa", 10_000) < 0.88
+    assert coverage.mean_coverage("lognormal 0.7", FEWEST, "BCa", 10_000) < 0.90
 
 
 def test_correlations_are_covered_and_the_simulation_can_fail(monkeypatch):
@@ -174,7 +174,7 @@ def test_older_results_get_these_intervals(tmp_path):
     file.write_text(json.dumps(older))
     found = read_results(file)
     assert found["intervals"] == {"mae": mean_interval(values).ends, "niqe": None}
-    assert found["interval"]["none"] == {"niqe": "n too small: 0, at least 8 are needed"}
+    assert found["interval"]["none"] == {"niqe": "n too small: 0, at least 10 are needed"}
     assert found["interval"]["level"] == 0.95
     assert mean_interval(values).text(".5g") in results_table(found)
     file.write_text(json.dumps(found))

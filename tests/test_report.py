@@ -65,7 +65,7 @@ def test_the_numbers_are_those_of_the_results(runs, tmp_path):
     assert f'class="second"><span>{weak["means"]["milo:mini"]:.5g}</span>' in rows["weak"]
     assert "ens is unavailable" in page
     assert strong["intervals"]["psnr"] is None
-    assert 'title="n too small: 3, at least 8 are needed"' in rows["strong"]
+    assert 'title="n too small: 3, at least 10 are needed"' in rows["strong"]
     assert "<small>n too small</small>" in rows["strong"]
     (group,) = data_of(page)["groups"]
     assert group["metrics"] == {"psnr": "higher", "milo:mini": "lower"}
@@ -74,13 +74,13 @@ def test_the_numbers_are_those_of_the_results(runs, tmp_path):
 
 
 def test_intervals_are_printed_with_their_n(tmp_path):
-    names = [str(number) for number in range(8)]
+    names = [str(number) for number in range(10)]
     run, *_ = measured_runs(tmp_path, names, methods=(("one", 6),), size=(24, 24))
     low, high = json.loads((run / "results.json").read_text())["intervals"]["psnr"]
     page = page_of([run], tmp_path, images=2)
-    assert f'title="95% interval {low:.5g} to {high:.5g}, of 8 images"' in page
+    assert f'title="95% interval {low:.5g} to {high:.5g}, of 10 images"' in page
     assert f"<small>[{low:.4g}, {high:.4g}]</small>" in page
-    assert "its 95% interval over images (Student&#x27;s t, widened by Hall&#x27;s" in page
+    assert "its 95% interval over images (Student's t, widened by Hall's" in page
 
 
 def test_the_pictures_are_the_files(runs, tmp_path):

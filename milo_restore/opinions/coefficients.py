@@ -6,7 +6,8 @@ Signs are kept: an error measure follows a mean opinion score with an SRCC of -1
 Intervals are over reference images, not over pairs: the distorted versions of one photograph are not independent of
 each other, and taking them so would promise intervals that are too narrow. They come from the jackknife of Fisher's z,
 `milo_restore.measure.intervals.correlation_interval`. The logistic is fitted once, on all pairs, and kept: fitting it
-again without each reference covers no better. With fewer than `FEWEST_REFERENCES` references there are no intervals.
+again without each reference covers no better. With fewer than `FEWEST_REFERENCES` references there are no intervals:
+PSNR's PLCC on 50 photographs of BSDS500, where a few are far from all others, is covered by 90 % at 15 and 93 % at 25.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from milo_restore.errors import DataError
 from milo_restore.measure.intervals import Floats, correlation_interval
 from milo_restore.opinions.logistic import LogisticFit, fit_logistic
 
-FEWEST_REFERENCES = 15
+FEWEST_REFERENCES = 25
 METHOD = "jackknife of Fisher's z over reference images, logistic kept"
 
 
