@@ -27,6 +27,7 @@ from milo_restore.config import dump_config
 from milo_restore.data import load_collection
 from milo_restore.data.denoising_errors import WithDenoisingErrors
 from milo_restore.data.distorted import ALL_DISTORTIONS, DistortedPairs, find_references
+from milo_restore.data.kadid import GeneratorName
 from milo_restore.data.latents import encode_pairs
 from milo_restore.evaluate.opinions.agreement import (
     Encode,
@@ -56,6 +57,7 @@ class Data:
     train: str = "photographs"
     references: int | str | None = None  # 10k: with all 25 x 5 distortions; 100k*: with one random one each; null: all
     distortions: tuple[int, ...] = ALL_DISTORTIONS  # KADID's numbers
+    generator: GeneratorName = "published"  # KADID's own functions; clipped: this project's former reading of them
     noise: float = 0.0  # beyond the paper: share of samples that show noise and what denoising leaves of it instead
     square: int = 256  # side of the centre squares that are distorted, in pixels
     validation: str = "held-out-photographs"  # other photographs, labelled by the teacher
@@ -138,7 +140,7 @@ def main(config: Config, run: RunArguments) -> int:
     state, data, seed = PartialState(), config.data, config.training.seed
     images, one_each = references(data.train, config)
     others, _ = references(data.validation, config)
-    options = {"square": data.square, "distortions": data.distortions}
+    options = {"square": data.square, "distortions": data.distortions, "generator": data.generator}
     pairs = DistortedPairs(images, one_each=one_each, seed=seed, **options)
     samples = WithDenoisingErrors(pairs, data.noise) if data.noise else pairs
     unseen = DistortedPairs(others, seed=seed + 1, **options)
@@ -154,7 +156,8 @@ def main(config: Config, run: RunArguments) -> int:
         model.metric.load_state_dict(dict(weights.named_buffers()))
     started = None if config.start is None else str(weights.weights)
     made_by = {"teacher": teacher.to_json(), "encoder": encoder}
-    used = {**made_by, "start": started}
+    # None for the generator whose name older checkpoints lack.
+    used = {**made_by, "start": started, "generator": None if data.generator == "clipped" else data.generator}
     state.print(f"{len(pairs):,} pairs of {len(images):,} references; {teacher.describe()}")
     if run.dry_run:
         state.print(dump_config(config))
