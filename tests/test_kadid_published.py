@@ -154,6 +154,8 @@ def test_a_constant_image_is_not_stretched():
     flat = np.full((32, 32, 3), 100, np.uint8)
     np.testing.assert_array_equal(distort(flat, 1, 5), flat)
     np.testing.assert_array_equal(distort(flat, 18, 4), flat - 20)
+    dark = np.ones((32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(distort(dark, 2, 5), dark)
 
 
 def test_levels_18_3_and_8_1_are_the_stretched_image():
@@ -172,11 +174,8 @@ def test_the_disc_has_exact_areas():
         assert disc.max() == pytest.approx(1, abs=1e-4)  # pixels that lie inside
         assert disc[radius, radius] == pytest.approx(1, abs=1e-4)
         np.testing.assert_allclose(disc, disc.T, atol=1e-4)
-    # The outermost pixel of radius 1: a cap cut at 1/2 from the centre, pi/3 - sqrt(3)/4, within half a pixel sideways.
-    across = np.linspace(-0.5, 0.5, 20001)
-    expected = np.trapezoid(np.sqrt(1 - across**2) - 0.5, across) if hasattr(np, "trapezoid") else None
-    if expected is not None:
-        assert (_disc(1) * np.pi)[0, 1] == pytest.approx(expected, abs=1e-4)
+    # An outer pixel of radius 1: the integral of sqrt(1 - x^2) - 1/2 from -1/2 to 1/2.
+    assert (_disc(1) * np.pi)[0, 1] == pytest.approx(np.sqrt(0.75) / 2 + np.arcsin(0.5) - 0.5, abs=1e-6)
 
 
 def test_cubic_convolution_repeats_parabolas():
@@ -207,6 +206,8 @@ def test_given_numbers_are_for_random_types():
         distort_with(image, 1, 1, None)
     with pytest.raises(ConfigError, match="level: must be a whole number from 1 to 5"):
         distort_with(image, 3, 6, 45)
+    with pytest.raises(DataError, match=r"distortion 11: takes numbers of shape \(32, 32, 3\), got \(32, 32\)"):
+        distort_with(image, 11, 1, np.zeros((32, 32)))
     with pytest.raises(DataError, match="at least 16x16"):
         distort_with(image[:8], 3, 5, 45)
     np.testing.assert_array_equal(distort_with(image, 3, 5, 0), image)  # along the edge

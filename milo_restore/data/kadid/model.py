@@ -1,7 +1,8 @@
 """The table of the 25 distortions, and the functions that apply them.
 
 Levels and operations are those of the authors' generator, distributed with KADIS-700k, as its published functions have
-them. Each distortion's docstring says what cannot be known of it without MATLAB, and what stands in its place.
+them. Each distortion's docstring says what cannot be known of it without MATLAB, and what stands in its place. Which
+release of MATLAB made the data set's images is not known either.
 """
 
 from __future__ import annotations
@@ -164,13 +165,18 @@ def distort_with(image: NDArray[np.uint8], number: int, level: int, numbers: Any
 
     Raises:
         ConfigError: no such distortion or level, or one that draws nothing.
-        DataError, NumericsError: see `distort`.
+        DataError: an image that `distort` refuses, or numbers of another shape.
+        NumericsError: see `distort`.
     """
     kind = DISTORTIONS[_whole(number, len(DISTORTIONS), "distortion") - 1]
-    _whole(level, LEVELS, "level")
-    if not kind.random:
+    value = kind.levels[_whole(level, LEVELS, "level") - 1]
+    if kind.draw is None:
         raise ConfigError("draws no random numbers", where=f"distortion {number}", mend="Use distort")
-    return _published(_checked(image), kind, level, numbers)
+    image = _checked(image)
+    wanted = np.shape(kind.draw(np.random.default_rng(0), (image.shape[0], image.shape[1]), value))
+    if np.shape(numbers) != wanted:
+        raise DataError(f"takes numbers of shape {wanted}, got {np.shape(numbers)}", where=f"distortion {number}")
+    return _published(image, kind, level, numbers)
 
 
 def check_generator(name: str) -> None:
@@ -219,9 +225,7 @@ def _checked(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _published(image: NDArray[np.uint8], kind: Distortion, level: int, *drawn: Any) -> NDArray[np.uint8]:
     """Stretched, distorted, stretched again, 8 bits."""
-    values = stretch(image)
-    if values.max() > 1:  # one colour value in the whole image: not stretched
-        values /= 255
+    values = stretch(image) if image.min() < image.max() else image / 255
     return to_bytes_up(stretch(_sound(kind.apply(values, kind.levels[level - 1], *drawn), image, kind, level)))
 
 
