@@ -186,6 +186,17 @@ def test_cubic_convolution_repeats_parabolas():
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-12)
 
 
+@pytest.mark.parametrize("level", [1, 5])
+def test_jitter_is_the_same_on_its_side(level):
+    """Rows and columns are alike, and the strips in which it is computed cannot be seen: on its side they are others."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (130, 300, 3), dtype=np.uint8)
+    shifts = rng.standard_normal((5, 130, 300, 2))
+    upright = distort_with(image, 19, level, shifts)
+    aside = distort_with(image.transpose(1, 0, 2), 19, level, shifts.transpose(0, 2, 1, 3)[..., ::-1])
+    assert np.abs(upright.astype(int) - aside.transpose(1, 0, 2)).max() <= 1
+
+
 def test_colour_shift_goes_down_and_right():
     """Of a bright square, green is missing at the upper and left edges and too much at the lower and right ones."""
     image = np.full((96, 96, 3), 40, np.uint8)

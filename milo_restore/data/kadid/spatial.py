@@ -106,12 +106,16 @@ def _bicubic(image: Values, rows: NDArray[np.float64], columns: NDArray[np.float
     from scipy.sparse import csr_matrix
 
     height, width, channels = image.shape
-    (top, down), (left, right) = _cubic(rows), _cubic(columns)
-    pixels = _inside(top, height, near)[..., :, None] * width + _inside(left, width, near)[..., None, :]
-    weights = down[..., :, None] * right[..., None, :]
-    ends = np.arange(0, weights.size + 1, 16)
-    taken = csr_matrix((weights.ravel(), pixels.ravel(), ends), shape=(height * width, height * width))
-    return np.asarray(taken @ image.reshape(-1, channels)).reshape(image.shape)
+    flat, result = image.reshape(-1, channels), np.empty_like(image)
+    step = max(1, 2**14 // width)  # in strips, for 16 weights a pixel take memory
+    for strip in (slice(start, start + step) for start in range(0, height, step)):
+        (top, down), (left, right) = _cubic(rows[strip]), _cubic(columns[strip])
+        pixels = _inside(top, height, near)[..., :, None] * width + _inside(left, width, near)[..., None, :]
+        weights = down[..., :, None] * right[..., None, :]
+        ends = np.arange(0, weights.size + 1, 16)
+        taken = csr_matrix((weights.ravel(), pixels.ravel(), ends), shape=(len(ends) - 1, height * width))
+        result[strip] = (taken @ flat).reshape(-1, width, channels)
+    return result
 
 
 def _inside(places: NDArray[np.int32], side: int, near: bool) -> NDArray[np.int32]:
