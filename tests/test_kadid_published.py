@@ -188,7 +188,7 @@ def test_cubic_convolution_repeats_parabolas():
 
 @pytest.mark.parametrize("level", [1, 5])
 def test_jitter_is_the_same_on_its_side(level):
-    """Rows and columns are alike, and the strips in which it is computed cannot be seen: on its side they are others."""
+    """Rows and columns are alike, and the strips in which it is computed, others on its side, cannot be seen."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (130, 300, 3), dtype=np.uint8)
     shifts = rng.standard_normal((5, 130, 300, 2))

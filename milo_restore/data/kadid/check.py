@@ -29,6 +29,9 @@ UNKNOWN = {
 """Types that cannot be made the same, and why; the random ones cannot either."""
 
 
+_MEND = "Name the folder that holds dmos.csv and images/, with I01.png and I01_01_01.png in it"
+
+
 class Compared(NamedTuple):
     """A distorted image of the data set against ours.
 
@@ -76,22 +79,12 @@ def compare(
         DataError: the folder holds no reference, or none of the distorted images; or one that cannot be read or has
             another size than its reference.
     """
-    images = Path(root) / "images"
-    references = sorted(path for path in images.glob("[Ii][0-9][0-9].png"))
-    mend = "Name the folder that holds dmos.csv and images/, with I01.png and I01_01_01.png in it"
-    if not references:
-        raise DataError("is no copy of KADID-10k: there is no images/I01.png", where=root, mend=mend)
-    wanted = [
-        (path, images / f"{path.stem}_{kind.number:02d}_{level:02d}.png", kind, level)
-        for path in references
-        for kind in kinds
-        for level in range(1, LEVELS + 1)
-    ]
+    wanted = _wanted(Path(root), kinds)
     missing = {row[1].name for row in wanted if not row[1].is_file()}
     present = [row for row in wanted if row[1].name not in missing]
     if not present:
         what = f"holds references, but none of {len(wanted)} distorted images, such as {wanted[0][1].name}"
-        raise DataError(what, where=images, mend=mend)
+        raise DataError(what, where=Path(root) / "images", mend=_MEND)
     found: list[Compared] = []
     last: tuple[Path | None, NDArray[np.uint8]] = (None, np.zeros((0, 0, 3), np.uint8))
     for path, other, kind, level in tqdm(present, desc="comparing", unit="image", leave=False, disable=None):
@@ -100,6 +93,20 @@ def compare(
         found.append(_compare(other, last[1], distort(last[1], kind.number, level, seed=seed, generator=generator),
                               kind.number, level))  # fmt: skip
     return found, sorted(missing)
+
+
+def _wanted(root: Path, kinds: Sequence[Distortion]) -> list[tuple[Path, Path, Distortion, int]]:
+    """References and distorted images of a complete copy with the references that are there."""
+    images = root / "images"
+    references = sorted(images.glob("[Ii][0-9][0-9].png"))
+    if not references:
+        raise DataError("is no copy of KADID-10k: there is no images/I01.png", where=root, mend=_MEND)
+    return [
+        (path, images / f"{path.stem}_{kind.number:02d}_{level:02d}.png", kind, level)
+        for path in references
+        for kind in kinds
+        for level in range(1, LEVELS + 1)
+    ]
 
 
 def _compare(path: Path, reference: NDArray[np.uint8], ours: NDArray[np.uint8], number: int, level: int) -> Compared:

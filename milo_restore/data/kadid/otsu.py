@@ -62,12 +62,8 @@ def _simplex(cost: Callable[[Vector], float], start: Vector, width: float, depth
         found = cost(tried)
         asked += 1
         if not costs[0] <= found < costs[-2]:
-            if found < costs[0]:
-                other, limit = 3 * middle - 2 * last, found
-            elif found < costs[-1]:
-                other, limit = 1.5 * middle - 0.5 * last, np.nextafter(found, np.inf)
-            else:
-                other, limit = 0.5 * middle + 0.5 * last, costs[-1]
+            far, limit = _second_try(costs, found)
+            other = (1 - far) * middle + far * last
             value = cost(other)
             asked += 1
             if value < limit:
@@ -81,6 +77,15 @@ def _simplex(cost: Callable[[Vector], float], start: Vector, width: float, depth
         corners, costs = _sorted(corners, costs)
         steps += 1
     return corners[0]
+
+
+def _second_try(costs: Vector, found: float) -> tuple[float, float]:
+    """How far from the middle to the worst corner to look next, and what a cost must be below to be taken."""
+    if found < costs[0]:
+        return -2, found  # expansion
+    if found < costs[-1]:
+        return -0.5, np.nextafter(found, np.inf)  # outer contraction, taken if no worse
+    return 0.5, costs[-1]  # inner contraction
 
 
 def _sorted(corners: Vector, costs: Vector) -> tuple[Vector, Vector]:
