@@ -9,7 +9,6 @@ The trained weights are milo_final.safetensors and, by the correlation on held-o
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from torch.utils.data import Dataset
 from milo_restore import MILO, LatentMILO
 from milo_restore.config import dump_config
 from milo_restore.data import load_collection
+from milo_restore.data.kadid import GeneratorName
 from milo_restore.files.write import write_text
 from milo_restore.metric import MaskedError
 from milo_restore.metric.ensemble import PseudoMOS
@@ -59,6 +59,7 @@ class Data:
     train: str = "photographs"
     references: int | str | None = None  # 10k: with all 25 x 5 distortions; 100k*: with one random one each; null: all
     distortions: tuple[int, ...] = ALL_DISTORTIONS  # KADID's numbers
+    generator: GeneratorName = "published"  # KADID's own functions; clipped: this project's former reading of them
     noise: float = 0.0  # beyond the paper: share of samples that show noise and what denoising leaves of it instead
     square: int = 256  # side of the centre squares that are distorted, in pixels
     validation: str = "held-out-photographs"  # other photographs, labelled by the teacher
@@ -147,10 +148,10 @@ def main(config: Config, run: RunArguments) -> int:
     state, data, seed = PartialState(), config.data, config.training.seed
     images, one_each = references(data.train, config)
     others, _ = references(data.validation, config)
-    distorted = functools.partial(DistortedPairs, square=data.square, distortions=data.distortions)
-    pairs = distorted(images, one_each=one_each, seed=seed)
+    options: dict[str, Any] = {"square": data.square, "distortions": data.distortions, "generator": data.generator}
+    pairs = DistortedPairs(images, one_each=one_each, seed=seed, **options)
     samples: Dataset[dict[str, Any]] = WithDenoisingErrors(pairs, data.noise) if data.noise else pairs
-    unseen = distorted(others, seed=seed + 1)
+    unseen = DistortedPairs(others, seed=seed + 1, **options)
     teacher = load_teacher(config, run)
     encode, encoder = (as_they_are, None) if data.vae is None else load_encoder(data.vae, state.device)
     guide = None if config.guide is None else MILO.from_pretrained(config.guide).to(state.device)
@@ -163,7 +164,8 @@ def main(config: Config, run: RunArguments) -> int:
         model.metric.load_state_dict(dict(weights.named_buffers()))
     started = None if config.start is None else str(weights.weights)
     made_by = {"teacher": teacher.to_json(), "encoder": encoder}
-    used = {**made_by, "start": started}
+    # None for the generator whose name older checkpoints lack.
+    used = {**made_by, "start": started, "generator": None if data.generator == "clipped" else data.generator}
     state.print(f"{len(pairs):,} pairs of {len(images):,} references; {teacher.describe()}")
     if run.dry_run:
         state.print(dump_config(config))

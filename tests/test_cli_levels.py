@@ -45,7 +45,10 @@ def test_the_list(capsys):
     assert [line[:2] for line in lines] == ["no", *(f"{number:02d}" for number in range(1, 26))]
     assert lines[1].split() == ["01", "gaussian", "blur", "blurs", "sigma", "(pixels)", "0.1", "0.5", "1", "2", "5"]
     assert lines[3].endswith("10  random")
-    assert lines[25].endswith("-0.6  level 3 is the image itself")
+    assert lines[18].endswith("-0.15  not ordered by level")
+    assert lines[25].endswith("-0.6  not ordered by level")
+    assert run("--generator", "clipped") == 0
+    assert capsys.readouterr().out.splitlines()[25].endswith("-0.6  level 3 is the image itself")
 
 
 def test_one_distorted_image(images, tmp_path, capsys):
@@ -55,6 +58,10 @@ def test_one_distorted_image(images, tmp_path, capsys):
     assert capsys.readouterr().out == f"{out}: chelsea.png, 10 jpeg, quality = 24\n"
     assert run(images[0], "--distortion", 11, "--level", 5, "--out", out, "--seed", 7) == 0
     np.testing.assert_array_equal(read_image(out), distort(read_image(images[0]), 11, 5, seed=7))
+    assert run(images[0], "--distortion", 18, "--level", 5, "--out", out, "--generator", "clipped") == 0
+    clipped = distort(read_image(images[0]), 18, 5, generator="clipped")
+    np.testing.assert_array_equal(read_image(out), clipped)
+    assert (clipped != distort(read_image(images[0]), 18, 5)).any()
     assert run("--distortion", 21, "--level", 1, "--out", out) == 0
     np.testing.assert_array_equal(read_image(out), distort(training_photographs()[0][1], 21, 1))
 
@@ -164,19 +171,79 @@ def test_the_sheet(tmp_path, capsys):
     sheet = read_image(out)
     assert out.stat().st_size < 1.5e6
     np.testing.assert_array_equal(sheet, draw_sheet(held_out_photographs()[0][1]))
-    # Cells that show the scene itself: type 18 and type 25 at level 3, and the first level of types 1, 3 and 8.
+    # Cells that show the stretched scene itself: type 18 at level 3, and the first level of types 1, 3 and 8.
     cells = {(row, level): _cell(sheet, row, level) for row in range(1, 26) for level in range(1, 6)}
     same = {key for key, cell in cells.items() if (cell == cells[1, 1]).all()}
-    assert same >= {(1, 1), (3, 1), (8, 1), (18, 3), (25, 3)}
+    assert same >= {(1, 1), (3, 1), (8, 1), (18, 3)}
+    assert (25, 3) not in same
     assert len(same) < 12  # a cell may lie beside the few blocks of level 1
     assert not (sheet[:, :200] == 255).all(1).all()  # names on the left
     assert len({cell.tobytes() for cell in cells.values()}) > 110
 
 
 def _cell(sheet, row, level):
-    top = 23 + (row - 1) * 87
-    left = 224 + (level - 1) * 102
-    return sheet[top : top + 68, left : left + 98]
+    top = 23 + (row - 1) * 83
+    left = 224 + (level - 1) * 98
+    return sheet[top : top + 64, left : left + 94]
+
+
+@pytest.fixture
+def copy(tmp_path, images):
+    """A small made-up copy of KADID-10k: two references, types 1, 18, 22 and 23, two files spoilt and one missing."""
+    root = tmp_path / "kadid10k"
+    for number, path in enumerate(images, 1):
+        reference = read_image(path)
+        write_png(root / f"images/I{number:02d}.png", reference)
+        for kind in (1, 18, 22, 23):
+            for level in range(1, 6):
+                name = root / f"images/I{number:02d}_{kind:02d}_{level:02d}.png"
+                write_png(name, distort(reference, kind, level, seed=5))
+    (root / "images/I02_01_05.png").unlink()
+    write_png(root / "images/I01_18_02.png", distort(read_image(images[0]), 18, 2, generator="clipped"))
+    almost = distort(read_image(images[1]), 1, 3)
+    almost[:8, :8] ^= 4
+    write_png(root / "images/I02_01_03.png", almost)
+    return root
+
+
+def test_a_copy_of_the_data_set_is_compared_image_by_image(copy, tmp_path, capsys):
+    table = tmp_path / "check.csv"
+    assert run("--check", copy, "--csv", table) == 0
+    printed = capsys.readouterr().out
+    assert f"{copy}: 39 distorted images against generator published, 211 not there" in printed
+    lines = [line.split() for line in printed.splitlines() if line[:2].isdecimal()]
+    assert [line[0] for line in lines] == [kind for kind in ("01", "18", "22", "23") for _ in range(5)]
+    assert lines[1][3:] == ["2", "2", "0", "0.000", "inf", "inf", *lines[1][9:11], "59", "dB"]
+    assert lines[1][9] == lines[1][10] != "inf"
+    assert lines[10][-2:] == ["35", "dB"]
+    assert all(line[-1] == "random" for line in lines[15:])
+    assert "of 29 that can be made the same, 27 are" in printed
+    rows = {row["image"]: row for row in csv.DictReader(table.open())}
+    assert len(rows) == 39
+    assert rows["I02_18_02.png"]["psnr"] == "inf"
+    spoilt = rows["I02_01_03.png"]
+    assert (spoilt["distortion"], spoilt["level"], spoilt["largest"]) == ("1", "3", "4")
+    assert float(spoilt["mean"]) == pytest.approx(4 * 64 / (64 * 80))
+    assert float(spoilt["psnr"]) == pytest.approx(10 * np.log10(255**2 / (16 * 64 / (64 * 80))))
+    worst = min(("I01_18_02.png", "I02_01_03.png"), key=lambda name: float(rows[name]["psnr"]))
+    assert f"farthest off: {worst} (" in printed
+
+
+def test_a_copy_can_be_compared_by_type_and_with_the_same_draws(copy, capsys):
+    assert run("--check", copy, "--distortion", "color block", "--seed", 5) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("23")]
+    assert [line[5:7] for line in lines] == [["0", "0.000"]] * 5
+    assert run("--check", copy, "--distortion", 18, "--generator", "clipped") == 0
+    assert "of 10 that can be made the same, " in capsys.readouterr().out
+    Image.fromarray(np.zeros((64, 79, 3), np.uint8)).save(copy / "images/I01_18_04.png")
+    assert "I01_18_04.png: is 79x64, its reference 80x64 (width x height)" in fails(
+        capsys, "--check", copy, "--distortion", 18
+    )
+    for path in (copy / "images").glob("I??_*.png"):
+        path.unlink()
+    assert "holds references, but none of 10 distorted images, such as I01_18_01.png" in fails(
+        capsys, "--check", copy, "--distortion", 18
+    )
 
 
 def test_what_is_refused(images, tmp_path, capsys):
@@ -194,6 +261,10 @@ def test_what_is_refused(images, tmp_path, capsys):
     assert "scores nothing" in fails(capsys, "--distortion", 1, "--level", 2, "--out", out, "--csv", tmp_path / "c")
     assert "of one distortion" in fails(capsys, image, "--distortion", "all", "--level", 2, "--out", out)
     assert "no such image" in fails(capsys, tmp_path / "none.png", "--sheet", out)
+    assert "no generator 'faithful'. There are published and clipped" in fails(capsys, "--generator", "faithful")
+    assert "--check: draws, writes and scores no image" in fails(capsys, "--check", tmp_path, "--sheet", out)
+    assert "--check: draws, writes and scores no image" in fails(capsys, image, "--check", tmp_path)
+    assert "is no copy of KADID-10k: there is no images/I01.png" in fails(capsys, "--check", tmp_path)
     Image.fromarray(np.zeros((15, 40, 3), np.uint8)).save(tmp_path / "small.png")
     assert "small.png: images must be at least" in fails(
         capsys, tmp_path / "small.png", "--distortion", 1, "--level", 2, "--out", out

@@ -110,6 +110,18 @@ def test_a_sample_is_a_crop_of_the_distorted_square():
         pairs[(4, 1, 6, 49)]
 
 
+def test_the_generator_is_the_published_one_unless_said_otherwise():
+    pairs = DistortedPairs(PHOTOGRAPHS, distortions=(18,), square=48)
+    former = DistortedPairs(PHOTOGRAPHS, distortions=(18,), square=48, generator="clipped")
+    pair = Pair(1, 18, 5)
+    square = pairs.square_of(1)
+    np.testing.assert_array_equal(pairs.images(pair)[0], distort(square, 18, 5))
+    np.testing.assert_array_equal(former.images(pair)[0], distort(square, 18, 5, generator="clipped"))
+    assert (pairs.images(pair)[0] != former.images(pair)[0]).any()
+    with pytest.raises(ConfigError, match="no generator 'faithful'"):
+        DistortedPairs(PHOTOGRAPHS, generator="faithful")
+
+
 def test_impossible_pairs_are_refused():
     with pytest.raises(DataError, match="no reference images"):
         DistortedPairs([])
@@ -185,6 +197,22 @@ def test_latents_do_not_depend_on_what_the_cache_held(folder, tmp_path):
         assert one["name"] == other["name"]
         torch.testing.assert_close(one["image"], other["image"])
         torch.testing.assert_close(one["label"], other["label"])
+
+
+def test_latents_of_another_generator_are_not_taken(tmp_path):
+    def make(**options):
+        pairs = DistortedPairs(PHOTOGRAPHS, distortions=(18,), square=128, **options)
+        return encode_pairs(
+            pairs, tmp_path, encode, lambda i, r: (i - r).mean((1, 2, 3)), identity={}, device=torch.device("cpu")
+        )
+
+    encode = _Counting()
+    former, latents = make(generator="clipped"), make()
+    assert encode.images == 2 * (1 + 2 * 6)  # both encoded all: one to learn the size, then image and levels
+    assert former.file(0) != latents.file(0)
+    brightest = max(range(10), key=lambda position: former.pairs.at(position).level == 1)
+    one, other = (each[(1, 0, brightest, 128)] for each in (former, latents))
+    assert (one["image"] - other["image"]).abs().max() > 0.02
 
 
 def test_latents_are_found_without_reading_images(tmp_path, monkeypatch):

@@ -86,6 +86,19 @@ def test_two_runs_with_one_seed_and_a_resumed_one_are_the_same(recipe, tmp_path,
     assert losses(tmp_path / "a") != losses(tmp_path / "c")
 
 
+def test_a_run_does_not_go_on_with_another_generator(recipe, tmp_path, capsys):
+    assert run(recipe, tmp_path / "run", "data.generator=clipped") == 0
+    states = [json.loads(path.read_text()) for path in (tmp_path / "run").glob("*/state.json")]
+    assert states
+    # Checkpoints of before there was a choice do not name it, which is compared as null.
+    assert all(state["fingerprint"]["generator"] is None for state in states)
+    assert run(recipe, tmp_path / "run", resume=True) == 2
+    assert "generator is now 'published'; the checkpoint was trained with None" in capsys.readouterr().err
+    assert run(recipe, tmp_path / "run", "data.generator=clipped", resume=True) == 0
+    assert run(recipe, tmp_path / "other", "data.generator=faithful") == 2
+    assert "'faithful' is not one of 'published', 'clipped'" in capsys.readouterr().err
+
+
 def test_the_weights_are_a_metric(recipe, tmp_path):
     assert run(recipe, tmp_path / "run", "score_weight=0", "mask_weight=0") == 0
     milo = MILO.from_pretrained(tmp_path / "run" / "milo_best.safetensors")
@@ -223,6 +236,7 @@ def test_what_the_recipe_refuses(recipe, tmp_path, capsys):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("milo_*.yaml")), ids=lambda p: p.stem)
 def test_every_configuration_is_valid(recipe, path):
     config = load_config(recipe.Config, path)
+    assert config.data.generator == ("clipped" if path.stem in ("milo_latent_tiny", "milo_mini") else "published")
     if path.stem in ("milo_tiny", "milo_latent_tiny", "milo_mini"):
         return
     assert config.training.weight_decay == 1e-6
@@ -393,7 +407,7 @@ def test_the_shipped_weights_agree_with_the_published_ones(shared):
     official, mini = MILO.from_pretrained("official"), MILO.from_pretrained("mini")
     assert Path(mini.weights.path).stat().st_size < 250_000
     assert mini.weights.sha256 in (Path(mini.weights.path).parent / "README.md").read_text(encoding="utf-8")
-    pairs = DistortedPairs(list_images(shared / "data/bsds500/val"), seed=2)
+    pairs = DistortedPairs(list_images(shared / "data/bsds500/val"), seed=2, generator="clipped")
     cpu = torch.device("cpu")
     held_out = held_out_pairs(
         pairs, 250, 96, lambda i, r: official.mos(i, reference=r), as_they_are, cpu, official.mask

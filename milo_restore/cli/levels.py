@@ -1,4 +1,4 @@
-"""``milo-restore levels``: KADID-10k's distortions, listed, applied, drawn, and scored by MILO level by level."""
+"""``milo-restore levels``: KADID-10k's distortions, listed, applied, drawn, checked, scored by MILO level by level."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "KADID-10k's 25 distortions at five levels. Without arguments: list them. With --sheet: draw them all. With "
         "--distortion: MILO's predicted mean opinion score against the level, of one distortion or of all, as a table "
-        "and with --plot as a figure; or with --level and --out: write one distorted image."
+        "and with --plot as a figure; or with --level and --out: write one distorted image. With --check: compare with "
+        "a copy of the data set."
     )
     parser.add_argument(
         "images",
@@ -45,20 +46,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write predicted MOS, one line per image and level")
     parser.add_argument("--level", metavar="1..5", type=int, help="the level for --out")
     parser.add_argument("--out", metavar="OUT.png", type=Path, help="write one distorted image")
+    parser.add_argument(
+        "--check",
+        metavar="KADID_ROOT",
+        type=Path,
+        help="compare with the images of this copy of KADID-10k: all (some ten minutes), or those of --distortion",
+    )
+    parser.add_argument(
+        "--generator",
+        metavar="NAME",
+        default="published",
+        help="published, KADID-10k's own functions, or clipped, with which the shipped mini weights were taught "
+        "(default: %(default)s)",
+    )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="for the random ones (default: %(default)s)")
     add_metric_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
     """List, draw, distort or score."""
-    from milo_restore.data.kadid import find_distortion
+    from milo_restore.data.kadid import check_generator, find_distortion
 
+    check_generator(arguments.generator)
     _check(arguments)
+    if arguments.check is not None:
+        _check_copy(arguments)
+        return 0
     if arguments.sheet is not None:
         _write_sheet(arguments)
     if arguments.distortion is None:
         if arguments.sheet is None:
-            print(distortion_table())
+            print(distortion_table(arguments.generator))
         return 0
     if arguments.out is not None:
         _write_one(arguments, find_distortion(arguments.distortion))
@@ -73,10 +91,15 @@ def _check(arguments: argparse.Namespace) -> None:
     """Refuse combinations that mean nothing, before any work is done."""
     if arguments.latent:
         raise ConfigError("distorts images, not latents", where="--latent", mend="Leave it out")
+    drawn = [arguments.images, arguments.sheet, arguments.plot, arguments.out, arguments.level]
+    if arguments.check is not None and any(drawn):
+        raise ConfigError(
+            "draws, writes and scores no image", where="--check", mend="Give --distortion and --csv at most"
+        )
     if (arguments.level is None) != (arguments.out is None):
         raise ConfigError("--level and --out belong together", mend="Give both to write one distorted image")
     for option in ("plot", "csv", "out"):
-        if getattr(arguments, option) is not None and arguments.distortion is None:
+        if getattr(arguments, option) is not None and arguments.distortion is None and arguments.check is None:
             raise ConfigError("needs a distortion", where=f"--{option}", mend="Add for example --distortion 11")
     if arguments.out is not None and arguments.distortion == _ALL:
         raise ConfigError("writes one image, of one distortion", where="--out", mend="Give --distortion NUMBER")
@@ -108,11 +131,20 @@ def _images(paths: Sequence[Path], count: int) -> list[tuple[str, Picture]]:
     return [(path.name, read_image(path)) for path in paths]
 
 
-def _distort(name: str, image: Picture, kind: Distortion, level: int, seed: int) -> Picture:
+def _check_copy(arguments: argparse.Namespace) -> None:
+    from milo_restore.cli.kadid_check import check
+    from milo_restore.data.kadid import DISTORTIONS, find_distortion
+
+    one = arguments.distortion not in (None, _ALL)
+    kinds = [find_distortion(arguments.distortion)] if one else DISTORTIONS
+    check(arguments.check, kinds, seed=arguments.seed, generator=arguments.generator, table=arguments.csv)
+
+
+def _distort(name: str, image: Picture, kind: Distortion, level: int, arguments: argparse.Namespace) -> Picture:
     from milo_restore.data.kadid import distort
 
     try:
-        return distort(image, kind.number, level, seed=seed)
+        return distort(image, kind.number, level, seed=arguments.seed, generator=arguments.generator)
     except DataError as error:
         raise DataError(error.what, where=error.where or name, mend=error.mend) from error
 
@@ -121,18 +153,19 @@ def _write_one(arguments: argparse.Namespace, kind: Distortion) -> None:
     from milo_restore.data import write_png
 
     (name, image), *_ = _images(arguments.images, 1)
-    write_png(arguments.out, _distort(name, image, kind, arguments.level, arguments.seed))
+    write_png(arguments.out, _distort(name, image, kind, arguments.level, arguments))
     print(f"{arguments.out}: {name}, {kind} = {kind.levels[arguments.level - 1]:g}")
 
 
-def distortion_table() -> str:
+def distortion_table(generator: str = "published") -> str:
     """All 25 distortions: group, parameter with its unit, and the five levels."""
     from milo_restore.data.kadid import DISTORTIONS
 
+    unordered = "level 3 is the image itself" if generator == "clipped" else "not ordered by level"
     rows = [("no", "distortion", "group", "parameter", *(f"L{level}" for level in range(1, 6)), "")]
     for kind in DISTORTIONS:
         parameter = f"{kind.parameter} ({kind.unit})" if kind.unit else kind.parameter
-        notes = ", ".join(["random"] * kind.random + ["level 3 is the image itself"] * (not kind.ordered))
+        notes = ", ".join(["random"] * kind.random + [unordered] * (not kind.ordered))
         rows.append((f"{kind.number:02d}", kind.name, kind.group, parameter, *map("{:g}".format, kind.levels), notes))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = []
@@ -148,11 +181,11 @@ def _predict(arguments: argparse.Namespace, kind: Distortion) -> None:
     from milo_restore.show.levels import draw_figure, predictions
 
     images = _images(arguments.images, 3)
-    steps = [_steps(name, image, kind, arguments.seed) for name, image in images]
+    steps = [_steps(name, image, kind, arguments) for name, image in images]
     metric, device = load_metric(arguments.weights, latent=False, device=arguments.device)
     lines = [predictions(metric, device, name, step, kind) for (name, _), step in zip(images, steps)]
     print(f"metric: {type(metric).__name__}, weights: {metric.weights}")
-    print(f"predicted MOS, {kind}; level 0 is the image itself")
+    print(f"predicted MOS, {kind} ({arguments.generator}); level 0 is the image itself")
     print(_table(lines, kind))
     if arguments.plot is not None:
         write_png(arguments.plot, draw_figure(lines, steps, kind))
@@ -171,12 +204,12 @@ def _predict_all(arguments: argparse.Namespace) -> None:
     images = _images(arguments.images, 3)
     metric, device = load_metric(arguments.weights, latent=False, device=arguments.device)
     found = [
-        (kind, [predictions(metric, device, name, _steps(name, image, kind, arguments.seed), kind)
+        (kind, [predictions(metric, device, name, _steps(name, image, kind, arguments), kind)
                 for name, image in images])
         for kind in tqdm(DISTORTIONS, desc="distorting", unit="distortion", leave=False, disable=None)
     ]  # fmt: skip
     print(f"metric: {type(metric).__name__}, weights: {metric.weights}")
-    print("predicted MOS; level 0 is the image itself")
+    print(f"predicted MOS, distortions {arguments.generator}; level 0 is the image itself")
     rows = [
         (f"{kind.number:02d} {kind.name}", line[0].image, *(f"{row.mos:.4f}" for row in line))
         for kind, lines in found
@@ -189,9 +222,9 @@ def _predict_all(arguments: argparse.Namespace) -> None:
         write_text(arguments.csv, _csv(found))
 
 
-def _steps(name: str, image: Picture, kind: Distortion, seed: int) -> list[Picture]:
+def _steps(name: str, image: Picture, kind: Distortion, arguments: argparse.Namespace) -> list[Picture]:
     """The image and its five levels."""
-    return [image, *(_distort(name, image, kind, level, seed) for level in range(1, 6))]
+    return [image, *(_distort(name, image, kind, level, arguments) for level in range(1, 6))]
 
 
 def _table(lines: Sequence[Sequence[Prediction]], kind: Distortion) -> str:
@@ -221,5 +254,5 @@ def _write_sheet(arguments: argparse.Namespace) -> None:
 
     # The cat: fur shows blur, the smooth background noise and blocks.
     name, image = _images(arguments.images, 1)[0] if arguments.images else held_out_photographs()[0]
-    write_png(arguments.sheet, draw_sheet(image, seed=arguments.seed))
+    write_png(arguments.sheet, draw_sheet(image, seed=arguments.seed, generator=arguments.generator))
     print(f"{arguments.sheet}: {name}, 25 distortions x 5 levels")

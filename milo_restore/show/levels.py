@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from milo_restore.data import to_tensor
-from milo_restore.data.kadid import DISTORTIONS, LEVELS, Distortion, distort
+from milo_restore.data.kadid import DISTORTIONS, LEVELS, Distortion, GeneratorName, distort
 from milo_restore.metric import MaskedError
 
 Picture = NDArray[np.uint8]
 
 _SCENE = (240, 160)  # what the sheet distorts, and the centre of it that a cell shows: width, height
-_CELL = (98, 68)
+_CELL = (94, 64)
 _GAP = 4
 _CHARTS_ACROSS = 5
 _LABEL_WIDTH = 224
@@ -117,7 +117,7 @@ def draw_all(found: Sequence[tuple[Distortion, Sequence[Sequence[Prediction]]]])
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
-def draw_sheet(image: Picture, *, seed: int = 0) -> Picture:
+def draw_sheet(image: Picture, *, seed: int = 0, generator: GeneratorName = "published") -> Picture:
     """A contact sheet: one row per distortion, one column per level, the parameter's value under each cell.
 
     The image is shrunk (or enlarged) to cover 240x160 pixels before it is distorted, so that blocks and patches show;
@@ -136,7 +136,8 @@ def draw_sheet(image: Picture, *, seed: int = 0) -> Picture:
         middle = _LABEL_WIDTH + (level - 1) * across + _CELL[0] / 2
         draw.text((middle, _GAP + _LINE / 2), f"level {level}", fill="black", font=large, anchor="mm")
         for row, kind in enumerate(DISTORTIONS):
-            cell = Image.fromarray(_centre(distort(scene, kind.number, level, seed=seed), _CELL))
+            distorted = distort(scene, kind.number, level, seed=seed, generator=generator)
+            cell = Image.fromarray(_centre(distorted, _CELL))
             sheet.paste(cell, (round(middle - _CELL[0] / 2), top + row * down))
             place = (middle, top + row * down + _CELL[1] + _LINE / 2)
             draw.text(place, f"{kind.levels[level - 1]:g}", fill="black", font=small, anchor="mm")

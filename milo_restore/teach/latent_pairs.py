@@ -115,6 +115,7 @@ def encode_pairs(
         DataError: an image cannot be read, or the cache cannot be written.
     """
     settings = [pairs.square, pairs.seed, pairs.one_each, pairs.distortions]
+    settings += [] if pairs.generator == "clipped" else [pairs.generator]  # caches from when there was no other stay
     first = encode(to_tensor(pairs.square_of(0))[None].to(device))
     names = json.dumps([identity, settings, *(["masks"] if mask else [])], sort_keys=True)
     latents = LatentPairs(pairs, Path(folder), names, pairs.square // first.shape[-1])

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from milo_restore.data.image_sets import centre_crop
 from milo_restore.data.images import list_images_below, read_image, to_tensor
-from milo_restore.data.kadid import DISTORTIONS, LEVELS, distort
+from milo_restore.data.kadid import DISTORTIONS, LEVELS, GeneratorName, check_generator, distort
 from milo_restore.data.keys import SampleKey, epoch_order, keyed_rng
 from milo_restore.errors import ConfigError, DataError
 
@@ -82,9 +82,10 @@ class DistortedPairs(Dataset[dict[str, Any]]):
         square: side of the square that is distorted, in pixels; the paper's is 256.
         seed: of the order, the distortions' random draws and the crops.
         distortions: KADID's numbers of those to use.
+        generator: ``published``, KADID-10k's own functions, or ``clipped``, see `milo_restore.data.kadid`.
 
     Raises:
-        ConfigError: a side below 16, or no such distortion.
+        ConfigError: a side below 16, or no such distortion or generator.
         DataError: no references.
     """
 
@@ -96,6 +97,7 @@ class DistortedPairs(Dataset[dict[str, Any]]):
         square: int = 256,
         seed: int = 0,
         distortions: Sequence[int] = ALL_DISTORTIONS,
+        generator: GeneratorName = "published",
     ) -> None:
         if not references:
             raise DataError("no reference images to distort")
@@ -104,7 +106,8 @@ class DistortedPairs(Dataset[dict[str, Any]]):
         if not distortions or not set(distortions) <= set(ALL_DISTORTIONS):
             raise ConfigError(f"{list(distortions)} are not numbers from 1 to 25", where="distortions")
         self.references, self.one_each, self.square, self.seed = list(references), one_each, square, seed
-        self.distortions = tuple(distortions)
+        check_generator(generator)
+        self.distortions, self.generator = tuple(distortions), generator
         # Workers get a copy each; small sets stay decoded in memory, large ones pass through.
         self._read = functools.lru_cache(maxsize=1024)(self._read_square)
 
@@ -153,7 +156,8 @@ class DistortedPairs(Dataset[dict[str, Any]]):
     def images(self, pair: Pair) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The distorted square and its reference, both (square, square, 3) uint8."""
         reference = self.square_of(pair.reference)
-        return distort(reference, pair.distortion, pair.level, seed=self.seed), reference
+        distorted = distort(reference, pair.distortion, pair.level, seed=self.seed, generator=self.generator)
+        return distorted, reference
 
     def name(self, pair: Pair) -> str:
         """What to call a pair in messages: the image, the distortion, the level."""

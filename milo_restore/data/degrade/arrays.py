@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milo_restore.data.degrade.kernels import Kernel, Range
+from milo_restore.data.kadid import compression
 from milo_restore.data.kadid.arrays import Floats, to_bytes, to_floats
-from milo_restore.data.kadid.compression import jpeg
 from milo_restore.errors import DataError
 
 __all__ = ["Floats", "blur", "gaussian_noise", "jpeg", "poisson_noise", "resize", "round_to_bytes", "sharpen"]
@@ -58,6 +58,11 @@ def poisson_noise(rng: np.random.Generator, image: Floats, scale: float, grey: b
 def round_to_bytes(image: Floats) -> Floats:
     """Clipped to [0, 1] and rounded to the values that an 8-bit file can hold."""
     return to_floats(to_bytes(image))
+
+
+def jpeg(image: Floats, quality: float) -> Floats:
+    """JPEG by libjpeg at a quality of 1 to 100, chroma subsampled 4:2:0; rounded before to what a file can hold."""
+    return np.asarray(compression.jpeg(round_to_bytes(image), quality), dtype=np.float32)
 
 
 def sharpen(image: Floats) -> Floats:

@@ -2,6 +2,26 @@
 
 from __future__ import annotations
 
-from milo_restore.data.kadid.model import DISTORTIONS, LEVELS, Distortion, distort, find_distortion
+from milo_restore.data.kadid.model import (
+    DISTORTIONS,
+    GENERATORS,
+    LEVELS,
+    Distortion,
+    GeneratorName,
+    check_generator,
+    distort,
+    distort_with,
+    find_distortion,
+)
 
-__all__ = ["DISTORTIONS", "LEVELS", "Distortion", "distort", "find_distortion"]
+__all__ = [
+    "DISTORTIONS",
+    "GENERATORS",
+    "LEVELS",
+    "Distortion",
+    "GeneratorName",
+    "check_generator",
+    "distort",
+    "distort_with",
+    "find_distortion",
+]
