@@ -231,12 +231,12 @@ def test_a_file_that_does_not_fill_all_masks_is_refused(published, backbone, tmp
     state = torch.load(published / "E_LPIPS.pth", weights_only=True)
     missing = {key: value for key, value in state.items() if not key.startswith("mask_finder_3.conv2")}
     torch.save(missing, tmp_path / "missing.pth")
-    with pytest.raises(WeightsError, match="does not hold e-lpips's masks"):
+    with pytest.raises(WeightsError, match="does not fit e-lpips's masks: 2 missing: "):
         load_feature_metric("e-lpips", tmp_path / "missing.pth")
     torch.save({**state, "mask.weight": torch.zeros(1)}, tmp_path / "strange.pth")
     with pytest.raises(WeightsError, match=r"holds 'mask\.weight', which is no part of e-lpips"):
         load_feature_metric("e-lpips", tmp_path / "strange.pth")
-    with pytest.raises(WeightsError, match="does not hold e-dists's masks"):
+    with pytest.raises(WeightsError, match="does not fit e-dists's masks: "):
         load_feature_metric("e-dists", published / "E_LPIPS.pth")
 
 

@@ -6,8 +6,6 @@ What is worked around is in basicsr 1.4.2's ``train.py``, ``utils/dist_util.py``
 
 from __future__ import annotations
 
-import milo_restore.compat  # noqa: F401  # isort: skip  (before basicsr, which it makes importable)
-
 import argparse
 import functools
 import importlib.util

@@ -105,7 +105,7 @@ def check_basicsr() -> list[Finding]:
     spec = importlib.util.find_spec("basicsr")
     if spec is None:
         return [Finding("bad", "no basicsr can be imported", "pip install basicsr==1.4.2")]
-    from milo_restore.compat import forks_on_path, is_restormer_fork
+    from milo_restore.compat import GONE, StandIn, forks_on_path, is_restormer_fork
 
     places = [Path(place) for place in spec.submodule_search_locations or []]
     findings = []
@@ -117,14 +117,13 @@ def check_basicsr() -> list[Finding]:
         if fork.resolve() not in loaded:
             mend = "Python takes PyPI's basicsr, silently, whatever PYTHONPATH says: use two separate environments"
             findings.append(Finding("note", f"{fork} is Restormer's fork of basicsr, and is not the one in use", mend))
-    module = sys.modules.get("torchvision.transforms.functional_tensor")
-    stand_in = module is not None and getattr(module, "__file__", None) is None
     try:
         importlib.import_module("basicsr")
     except Exception as error:
         mend = "pip install basicsr==1.4.2 setuptools"
         return [*findings, Finding("bad", f"basicsr in {places[0]} fails to import ({_first_line(error)})", mend)]
-    how = "with milo_restore.compat's stand-in for torchvision.transforms.functional_tensor" if stand_in else "as it is"
+    stand_in = GONE in sys.modules and isinstance(sys.modules[GONE].__loader__, StandIn)
+    how = f"with milo_restore.compat's stand-in for {GONE}" if stand_in else "as it is"
     return [*findings, Finding("ok", f"basicsr {_version('basicsr')} in {places[0]} imports {how}")]
 
 

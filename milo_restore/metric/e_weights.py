@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.files import assets_folder, cache_folder
-from milo_restore.files.state import read_state_file
+from milo_restore.files.state import fill, read_state
 from milo_restore.metric.e_features import CONVOLUTIONS, EDISTS, ELPIPS, EVGG, MaskedFeatureMetric
 from milo_restore.metric.freeze import freeze_into_buffers
 from milo_restore.metric.weights import WeightsInfo
@@ -62,7 +62,7 @@ def load_feature_metric(name: str, weights: str | Path = "official") -> MaskedFe
     if weights == "official" and (found := git_blob(path)) != BLOBS[name]:
         what = f"is not the published file (git blob {found[:12]}, expected {BLOBS[name][:12]})"
         raise WeightsError(what, where=path, mend=f"Get it again from {SOURCE}, or name your own as {name}:{path}")
-    _fill_masks(metric, read_state_file(path), path)
+    _fill_masks(metric, read_state(path).tensors, path)
     _fill_stages(metric)
     if isinstance(metric, ELPIPS):
         _fill_heads(metric)
@@ -101,11 +101,7 @@ def _fill_masks(metric: MaskedFeatureMetric, state: dict[str, Tensor], path: Pat
         layer, _, end = rest.partition(".0.")
         place = {"conv1": 0, "conv2": 2, "conv3": 4}.get(layer)
         ours[f"{int(number) - 1}.{place}.{end}"] = value
-    try:
-        metric.mask_networks.load_state_dict(ours)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:240]
-        raise WeightsError(f"does not hold {metric.name}'s masks ({reason})", where=path) from error
+    fill(metric.mask_networks, ours, path, name=f"{metric.name}'s masks")
 
 
 def _fill_stages(metric: MaskedFeatureMetric) -> None:
@@ -134,7 +130,7 @@ def _vgg16() -> dict[str, Tensor]:
         raise WeightsError(f"VGG16 cannot be had ({error})", where=path, mend=mend) from error
     if not digest.startswith(BACKBONE_SHA256):
         raise WeightsError("is damaged: its hash is not the one in its name", where=path, mend="Delete it")
-    return read_state_file(path)
+    return read_state(path).tensors
 
 
 def _fill_heads(metric: ELPIPS) -> None:
@@ -146,7 +142,7 @@ def _fill_heads(metric: ELPIPS) -> None:
     package = importlib.util.find_spec("lpips")  # its file is wanted, not its torchvision
     if package is None or package.origin is None:
         raise WeightsError("LPIPS' linear heads come with lpips, which is not installed", mend="pip install lpips")
-    state = read_state_file(Path(package.origin).parent / "weights" / "v0.1" / "vgg.pth")
+    state = read_state(Path(package.origin).parent / "weights" / "v0.1" / "vgg.pth").tensors
     with torch.no_grad():
         for number, head in enumerate(metric.heads):
             head.copy_(state[f"lin{number}.model.1.weight"])
@@ -160,7 +156,7 @@ def _fill_dists(metric: EDISTS, path: Path) -> None:
     """
     if hashlib.sha256(path.read_bytes()).hexdigest() != DISTS_SHA256:
         raise WeightsError("is not the published file", where=path, mend=f"Get it again from {SOURCE}")
-    state = read_state_file(path)
+    state = read_state(path).tensors
     with torch.no_grad():
         metric.alpha.copy_(state["alpha"])
         metric.beta.copy_(state["beta"])

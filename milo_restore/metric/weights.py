@@ -5,16 +5,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from torch import Tensor, nn
 
 from milo_restore.errors import WeightsError
 from milo_restore.files import fetch_weights, find_weights, weights_path
-from milo_restore.files.state import read_state_file
+from milo_restore.files.state import State, read_state
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 AUTO_TIMEOUT = 5.0
@@ -66,7 +65,7 @@ class WeightsInfo:
         return f"{self.name} ({Path(self.path).name}, sha256 {self.sha256[:12]}{chosen})"
 
 
-def load_weights(name: str | Path, asset: str, shipped: str | None) -> tuple[dict[str, Tensor], WeightsInfo]:
+def load_weights(name: str | Path, asset: str, shipped: str | None) -> tuple[State, WeightsInfo]:
     """Find, check and read weights.
 
     Args:
@@ -89,24 +88,11 @@ def load_weights(name: str | Path, asset: str, shipped: str | None) -> tuple[dic
         path = _shipped_file(shipped, "mini")
     else:
         path = Path(name)
-    content = read_state_file(path)
+    content = read_state(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    info = WeightsInfo(chosen, str(path), digest, name == "auto", _agreement(path))
+    info = WeightsInfo(chosen, str(path), digest, name == "auto", _agreement(content.metadata, path))
     # Copied: the tensors of a .safetensors lie in the file itself, which a training may replace.
-    return {_ours(key): value.to(torch.float32, copy=True) for key, value in content.items()}, info
-
-
-def fill(metric: nn.Module, state: dict[str, Tensor], info: WeightsInfo) -> None:
-    """Make a state's tensors a metric's weights, all of them and no others; the metric may lie on the meta device.
-
-    Raises:
-        WeightsError: they are of another architecture.
-    """
-    try:
-        metric.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:240]
-        raise WeightsError(f"does not fit {type(metric).__name__} ({reason})", where=info.path) from error
+    return {_ours(key): value.to(torch.float32, copy=True) for key, value in content.tensors.items()}, info
 
 
 @functools.cache
@@ -129,12 +115,8 @@ def _shipped_file(shipped: str | None, asked: str) -> Path:
     return SHIPPED / shipped
 
 
-def _agreement(path: Path) -> Agreement:
-    """What the metadata of a .safetensors file says; `read_state_file` has seen that it is one."""
-    if path.suffix != ".safetensors":
-        return Agreement()
-    with safe_open(path, "pt") as file:
-        said = file.metadata() or {}
+def _agreement(said: Mapping[str, str], path: Path) -> Agreement:
+    """The agreement that the metadata of a .safetensors file states."""
     try:
         return Agreement(**{key.name: float(said[key.name]) for key in fields(Agreement) if key.name in said})
     except ValueError as error:

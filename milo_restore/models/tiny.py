@@ -112,7 +112,6 @@ def tiny_scheduler() -> DDPMScheduler:
 
 def tiny_cleaner() -> nn.Module:
     """An untrained cleaner: Real-ESRGAN's compact network at scale 1, which adds what it predicts to its input."""
-    import milo_restore.compat  # noqa: F401  # isort: skip  (before basicsr, which it makes importable)
     from basicsr.archs.srvgg_arch import SRVGGNetCompact
 
     return SRVGGNetCompact(**CLEANER_OPTIONS)

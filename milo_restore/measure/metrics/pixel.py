@@ -95,9 +95,6 @@ def _by_protocol(
     if colour == "rgb":
         cut = slice(border, -border) if border else slice(None)
         return function(image[cut, cut], reference[cut, cut])
-    from milo_restore import compat
-
-    compat.make_basicsr_importable()
     from basicsr.metrics import psnr_ssim
 
     name = "calculate_psnr" if function is psnr else "calculate_ssim"
@@ -111,9 +108,6 @@ def _mae(batch: Batch) -> list[float]:
 
 def _basicsr() -> Any:
     """The functions of basicsr, imported on first use: that takes seconds. Channel order does not matter to them."""
-    from milo_restore import compat
-
-    compat.make_basicsr_importable()
     from basicsr.metrics import psnr_ssim
 
     return psnr_ssim

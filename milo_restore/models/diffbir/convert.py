@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from milo_restore.errors import ConfigError, DataError, WeightsError
+from milo_restore.files.state import shortened
 from milo_restore.models.diffbir import from_original
-from milo_restore.models.diffbir.original_file import Parts, read_parts, shortened
+from milo_restore.models.diffbir.original_file import Parts, read_parts
 from milo_restore.models.diffbir.schedules import VERSIONS, noise_scheduler
 
 __all__ = ["PUBLISHED", "convert_diffbir"]
