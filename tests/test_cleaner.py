@@ -11,9 +11,10 @@ from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
 from safetensors.torch import load_file, save_file
 
+from milo_restore import files
 from milo_restore.errors import ConfigError, DataError, WeightsError
 from milo_restore.models import tiny
-from milo_restore.models.diffbir.cleaner import CLEANERS, PUBLISHED, TASKS, load_cleaner, published_cleaner
+from milo_restore.models.diffbir.cleaner import CLEANERS, TASKS, load_cleaner, published_cleaner
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +166,7 @@ def test_published_choice():
         "v2.1": ["swinir-realesrgan", "swinir-realesrgan", "swinir-face"],
     }
     assert published_cleaner("v2", "sr") == "bsrnet"
-    assert PUBLISHED["bsrnet"].url == "https://github.com/cszn/KAIR/releases/download/v1.0/BSRNet.pth"
+    assert {name for tasks in CLEANERS.values() for name in tasks.values()} <= set(files.CLEANERS)
     for arguments, message in ((("v3", "sr"), "Known versions: v1, v2, v2.1"), (("v2", "blur"), "no task 'blur'")):
         with pytest.raises(ConfigError, match=message):
             published_cleaner(*arguments)
@@ -186,7 +187,12 @@ def test_a_published_file_that_is_not_here(tmp_path):
     with pytest.raises(WeightsError) as caught:
         load_cleaner("swinir-realesrgan")
     url = "https://huggingface.co/lxq007/DiffBIR-v2/resolve/main/realesrgan_s4_swinir_100k.pth"
-    for part in (url, str(tmp_path / "assets" / "weights" / "diffbir"), str(tmp_path / "cache")):
+    for part in (
+        "milo-restore assets fetch swinir-realesrgan",
+        url,
+        str(tmp_path / "assets" / "weights" / "diffbir"),
+        str(tmp_path / "cache"),
+    ):
         assert part in str(caught.value)
 
 

@@ -26,6 +26,11 @@ _REQUIRED = (
     "safetensors", "pooch", "tqdm", "pillow", "scikit-image", "scipy", "opencv-python",
     "matplotlib", "tensorboard",
 )  # fmt: skip
+_THERE = {
+    "found": "",
+    "unverified": " (another encoding than the known one)",
+    "not checked": " (not checked: no hash of it is known)",
+}
 _MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 
 
@@ -199,9 +204,8 @@ def check_assets() -> list[Finding]:
         return [Finding("bad", str(error))]
     findings.append(Finding("ok", f"MILO_RESTORE_ASSETS: {folder or 'not set'}; cache: {files.cache_folder()}"))
     for status in files.list_assets():
-        if status.state in ("found", "unverified"):
-            known = "" if status.state == "found" else " (another encoding than the known one)"
-            findings.append(Finding("ok", f"{status.name} in {status.where}{known}"))
+        if status.state in _THERE:
+            findings.append(Finding("ok", f"{status.name} in {status.where}{_THERE[status.state]}"))
         else:
             findings.append(Finding("note", f"{status.name} is {status.state}", status.note))
     return findings

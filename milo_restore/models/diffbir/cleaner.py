@@ -9,58 +9,27 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from milo_restore import files
 from milo_restore.errors import ConfigError, DataError, WeightsError
-from milo_restore.files import assets_folder, cache_folder
 from milo_restore.files.state import State, fill, read_state
 
-__all__ = ["CLEANERS", "PUBLISHED", "TASKS", "Cleaner", "PublishedCleaner", "load_cleaner", "published_cleaner"]
+__all__ = ["CLEANERS", "TASKS", "Cleaner", "load_cleaner", "published_cleaner"]
 
 TASKS = ("sr", "denoise", "face")
 
-_KAIR = "https://github.com/cszn/KAIR/releases/download/v1.0/"
-_DIFFBIR_V1 = "https://huggingface.co/lxq007/DiffBIR/resolve/main/"
-_DIFFBIR_V2 = "https://huggingface.co/lxq007/DiffBIR-v2/resolve/main/"
-
-
-@dataclass(frozen=True)
-class PublishedCleaner:
-    """A file that DiffBIR uses.
-
-    Attributes:
-        file: its name.
-        url: where it is published.
-    """
-
-    file: str
-    url: str
-
-
-PUBLISHED: Mapping[str, PublishedCleaner] = {
-    name: PublishedCleaner(file, host + file)
-    for name, host, file in (
-        ("bsrnet", _KAIR, "BSRNet.pth"),
-        ("scunet", _KAIR, "scunet_color_real_psnr.pth"),
-        ("swinir-general", _DIFFBIR_V1, "general_swinir_v1.ckpt"),
-        ("swinir-face", _DIFFBIR_V1, "face_swinir_v1.ckpt"),
-        ("swinir-realesrgan", _DIFFBIR_V2, "realesrgan_s4_swinir_100k.pth"),
-        ("swinir-codeformer", _DIFFBIR_V2, "codeformer_swinir.ckpt"),
-    )
-}
-# What DiffBIR itself takes, by version and task: names in `PUBLISHED`.
+# What DiffBIR itself takes, by version and task: names in `files.CLEANERS`.
 CLEANERS: Mapping[str, Mapping[str, str]] = {
     "v1": {"sr": "swinir-general", "denoise": "swinir-general", "face": "swinir-face"},
     "v2": {"sr": "bsrnet", "denoise": "scunet", "face": "swinir-face"},
     "v2.1": {"sr": "swinir-realesrgan", "denoise": "swinir-realesrgan", "face": "swinir-face"},
 }
 
-_PLACES = ("", "weights", "weights/diffbir")  # under the assets folder and under the cache
 _COARSEST = 64  # SwinIR and SCUNet attend in windows of 8 at up to an eighth of the size; DiffBIR pads alike
 _PREFIXES = ("module.", "netG.", "preprocess_model.")
 # KAIR's names, which BSRNet's file has, and basicsr's for the same layers.
@@ -135,10 +104,9 @@ def load_cleaner(name: str | Path, *, entry: str | None = None, device: torch.de
 
     Args:
         name: ``none``: images stay as they are. ``tiny:denoise``, ``tiny:sr``, ``tiny:face``: the shipped ones.
-            A name in `PUBLISHED`, such as ``bsrnet``: that file, in the folder that ``MILO_RESTORE_ASSETS`` names or
-            in the cache, there or in ``weights/`` or ``weights/diffbir/`` below. Anything else is the path of a file:
-            an RRDBNet (BSRNet), a SwinIR or a SCUNet, as .pth, .ckpt or .safetensors, or a safetensors whose metadata
-            names a network of basicsr.
+            A name in `milo_restore.files.CLEANERS`, such as ``bsrnet``: that asset, once it is fetched. Anything else
+            is the path of a file: an RRDBNet (BSRNet), a SwinIR or a SCUNet, as .pth, .ckpt or .safetensors, or a
+            safetensors whose metadata names a network of basicsr.
         entry: the entry of that file that holds the weights; by default the first there is of
             `milo_restore.files.state.ENTRIES`.
         device: where it goes.
@@ -171,20 +139,13 @@ def _path(name: str | Path) -> Path:
             known = ", ".join(f"tiny:{task}" for task in TASKS)
             raise WeightsError("no such cleaner", where=repr(name), mend=f"The tiny world's are {known}")
         return tiny_world() / f"cleaner_{task}.safetensors"
-    if str(name) not in PUBLISHED:
+    if str(name) not in files.CLEANERS:
         path = Path(name).expanduser()
         if not path.is_file():
-            known = ", ".join(("none", *(f"tiny:{task}" for task in TASKS), *PUBLISHED))
+            known = ", ".join(("none", *(f"tiny:{task}" for task in TASKS), *files.CLEANERS))
             raise WeightsError("no such cleaner", where=name, mend=f"Give a file, or one of {known}")
         return path
-    file = PUBLISHED[str(name)]
-    roots = [root for root in (assets_folder(), cache_folder()) if root is not None]
-    places = [root / place / file.file for root in roots for place in _PLACES]
-    found = next((path for path in places if path.is_file()), None)
-    if found is None:
-        folders = " or ".join(str(root / _PLACES[-1]) for root in roots)
-        raise WeightsError(f"{file.file} is not here", where=name, mend=f"Download {file.url} into {folders}")
-    return found
+    return files.present_weights(str(name))
 
 
 def _described(state: State, metadata: Mapping[str, str], path: Path) -> Cleaner:
