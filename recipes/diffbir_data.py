@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +23,9 @@ from milo_restore.data.degrade import (
 )
 from milo_restore.data.degraded_patches import DegradedPairs
 from milo_restore.data.image_sets import PHOTOGRAPHS, centre_crop
-from milo_restore.data.latent_cache import images_sha256
 from milo_restore.errors import DataError
 from milo_restore.files import DATASETS, find_dataset
-from milo_restore.files.download import sha256_of
+from milo_restore.files.hashes import images_sha256, sha256_of, text_sha256
 from milo_restore.measure.restoration import RestorationPair
 from milo_restore.teach.pairs import find_references
 
@@ -155,7 +153,7 @@ def fingerprint(pairs: DegradedPairs, data: Data) -> dict[str, str]:
     """What a run trains on: the images (those on disk by name and size) and the degradation with all its values."""
     if isinstance(pairs, FilePairs):
         listed = "\n".join(f"{path.name} {path.stat().st_size}" for path in pairs.images.paths)
-        images = hashlib.sha256(listed.encode()).hexdigest()
+        images = text_sha256(listed)
     else:
         images = images_sha256(pairs.images)
     return {"images": images, "degradation": repr(data.chosen), "flip": str(pairs.flip)}
@@ -166,7 +164,7 @@ def contents(pairs: DegradedPairs, samples: int) -> str:
     if not isinstance(pairs, FilePairs):
         return ""
     used = sorted({pairs.image_number(position) for position in range(samples)})
-    return hashlib.sha256(" ".join(sha256_of(pairs.images.paths[number]) for number in used).encode()).hexdigest()
+    return text_sha256(" ".join(sha256_of(pairs.images.paths[number]) for number in used))
 
 
 def _degraded(number: int, name: str, image: NDArray[np.uint8], data: Data) -> RestorationPair:

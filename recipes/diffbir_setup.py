@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from milo_restore.data.latent_cache import cached_embeddings, module_sha256
+from milo_restore.data.latent_cache import cached_embeddings
 from milo_restore.errors import ConfigError, WeightsError
+from milo_restore.files.hashes import module_sha256
 from milo_restore.models.diffbir import IRControlNet
 from milo_restore.models.diffbir.cleaner import load_cleaner
 from milo_restore.models.diffbir.components import load_components, load_control

@@ -8,7 +8,6 @@ IRControlNet, as the DiffBIR recipes train and sample it.
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from train_tiny_world import LatentCrops
 
 from milo_restore.config import load_config
 from milo_restore.data import SampleKey, to_tensor, to_uint8
-from milo_restore.data.latent_cache import images_sha256
+from milo_restore.files.hashes import images_sha256, text_sha256
 from milo_restore.files.write import replacing
 from milo_restore.loss import DiffusionLoss, DiffusionLossSettings
 from milo_restore.measure.restoration import RestorationPair, pipeline_restorer
@@ -97,7 +96,7 @@ class World:
                            torch.stack([to_tensor(p.target) for p in pairs]))  # fmt: skip
         digest = images_sha256([*source.images, *((pair.name, pair.target) for pair in pairs)])
         identity = f"{digest} {crops} {CROP} {DATA_SEED} {config.data.chosen} {frozen.sha256()}"
-        file = cache / f"latents-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.safetensors"
+        file = cache / f"latents-{text_sha256(identity)[:16]}.safetensors"
         if not file.is_file():
             samples = [source[SampleKey(1, number, number, CROP)] for number in range(crops)]
             made = in_parts(frozen, *(torch.stack([sample[key] for sample in samples]) for key in ("input", "target")))

@@ -18,7 +18,7 @@ from milo_restore import Restormer
 from milo_restore.cli import main
 from milo_restore.data import evaluation_input, read_image, to_tensor, to_uint8
 from milo_restore.errors import WeightsError
-from milo_restore.files.download import sha256_of
+from milo_restore.files.hashes import sha256_of
 from milo_restore.measure import denoise
 from milo_restore.measure.metrics import psnr
 from milo_restore.models.lite import LITE, lite_weights

@@ -18,8 +18,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from milo_restore.config import load_config
-from milo_restore.data.latent_cache import module_sha256
 from milo_restore.errors import ConfigError
+from milo_restore.files.hashes import module_sha256
 from milo_restore.train.command import run_recipe
 
 import diffbir_setup  # isort: skip  # found through micro_world's path

@@ -53,7 +53,7 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"nothing to do: all results are in {arguments.output}")
         return 0
 
-    from milo_restore.files.download import sha256_of
+    from milo_restore.files.hashes import sha256_of
     from milo_restore.processes import choose_device
 
     device = choose_device(arguments.device)

@@ -13,7 +13,7 @@ from milo_restore.errors import DataError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, nn
 
 _BLOCK = 1 << 20
 
@@ -38,10 +38,7 @@ def git_blob_of(path: Path) -> str:
 
 
 def tensors_sha256(state: Mapping[str, Tensor]) -> str:
-    """A hash of names, types, shapes and values of tensors, wherever they are; their order does not matter.
-
-    A module's is that of its ``state_dict()``: parameters and buffers.
-    """
+    """A hash of names, types, shapes and values of tensors, wherever they are; their order does not matter."""
     import torch
 
     digest = hashlib.sha256()
@@ -50,6 +47,11 @@ def tensors_sha256(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {data.dtype} {tuple(data.shape)}\0".encode())
         digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def module_sha256(module: nn.Module) -> str:
+    """`tensors_sha256` of a module's parameters and buffers."""
+    return tensors_sha256(module.state_dict())
 
 
 def images_sha256(images: Sequence[tuple[str, NDArray[np.uint8]]]) -> str:

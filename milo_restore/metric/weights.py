@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -13,6 +12,7 @@ import torch
 
 from milo_restore.errors import WeightsError
 from milo_restore.files import fetch_weights, find_weights, weights_path
+from milo_restore.files.hashes import sha256_of
 from milo_restore.files.state import State, read_state
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
@@ -89,8 +89,7 @@ def load_weights(name: str | Path, asset: str, shipped: str | None) -> tuple[Sta
     else:
         path = Path(name)
     content = read_state(path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    info = WeightsInfo(chosen, str(path), digest, name == "auto", _agreement(content.metadata, path))
+    info = WeightsInfo(chosen, str(path), sha256_of(path), name == "auto", _agreement(content.metadata, path))
     # Copied: the tensors of a .safetensors lie in the file itself, which a training may replace.
     return {_ours(key): value.to(torch.float32, copy=True) for key, value in content.tensors.items()}, info
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.metadata
 import re
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from milo_restore.errors import DataError, WeightsError
+from milo_restore.files.hashes import sha256_of
 from milo_restore.files.state import fill, read_state
 from milo_restore.measure.metrics.from_pyiqa import one_each, quiet, stand_ins
 from milo_restore.measure.metrics.metric import Batch, Metric, MetricUnavailable
@@ -57,7 +57,7 @@ def load_st_lpips(name: str, net: str, device: torch.device) -> Metric:
         with torch.no_grad():  # it takes images in [-1, 1]
             return one_each(metric(2 * batch.image_tensor - 1, 2 * batch.reference_tensor - 1), len(batch))
 
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = sha256_of(path)
     described = f"{path.name}, sha256 {digest[:12]}"
     source = f"stlpips-pytorch {version}"
     return Metric(name, True, True, source, f"LPIPS({net}, shift_tolerant)", described, digest, measure)
@@ -71,7 +71,7 @@ def load_basicsr_niqe(name: str) -> Metric:
         return [_niqe(niqe, array) for array in batch.images]
 
     path = Path(niqe.__file__).with_name("niqe_pris_params.npz")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = sha256_of(path)
     described = f"{path.name}, sha256 {digest[:12]}"
     source = f"basicsr {importlib.metadata.version('basicsr')}"
     return Metric(name, True, False, source, "calculate_niqe", described, digest, measure)
