@@ -25,6 +25,7 @@ import milo_restore.cli.convert
 from milo_restore.cli import main
 from milo_restore.errors import ConfigError, DataError, WeightsError
 from milo_restore.files.state import read_state
+from milo_restore.files.write import verify
 from milo_restore.models.diffbir import VERSIONS, IRControlNet, convert_diffbir, from_original
 
 CONTEXT = 128  # two heads of the text encoder
@@ -180,8 +181,9 @@ def test_a_diffusers_folder_serves_as_base(files, networks):
     for name, network in networks.items():
         same(out / name, network)
     assert sorted(path.name for path in out.iterdir()) == [
-        "controlnet", "model_index.json", "scheduler", "tokenizer", "unet", "vae"
+        "controlnet", "manifest.json", "model_index.json", "scheduler", "tokenizer", "unet", "vae"
     ]  # fmt: skip
+    verify(out)
     with pytest.raises(WeightsError, match=r"base for epsilon, DiffBIR v2\.1 asks for v_prediction"):
         convert_diffbir(files / "v2.pth", base, files / "other", "v2.1")
     (base / "scheduler" / "scheduler_config.json").write_text("{")
@@ -264,7 +266,9 @@ def test_no_key_is_lost_and_none_is_made_up(files, states, part, key, value, mes
 def test_the_control_must_fit_the_unet(files):
     unet = small_unet(channels=(64, 64), context=CONTEXT)
     torch.save(control_keys(IRControlNet.from_unet(unet).state_dict()), files / "v2.pth")
-    with pytest.raises(WeightsError, match=r"does not fit the control network: .*of wrong shape: .*time_embedding"):
+    with pytest.raises(
+        WeightsError, match=r"does not fit the control network: .*57 of wrong shape: controlnet_cond_emb"
+    ):
         convert_diffbir(files / "v2.pth", files / "sd.ckpt", files / "out", head_channels=HEAD_CHANNELS)
 
 
