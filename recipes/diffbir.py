@@ -29,7 +29,7 @@ from milo_restore.data import keyed_rng, write_png
 from milo_restore.data.degrade.batch import degrade_batch
 from milo_restore.data.degraded_patches import DegradedPairs
 from milo_restore.data.latent_cache import CachedLatents, cache_latents
-from milo_restore.files.write import write_text
+from milo_restore.files.write import replace_file
 from milo_restore.loss import DiffusionLoss, DiffusionLossSettings
 from milo_restore.measure.restoration import (
     RestorationPair,
@@ -199,7 +199,7 @@ def train(config: Config, run: RunArguments) -> int:
     results = measure(pipelines[0], *restores, tests, milo)
     if state.is_main_process:
         numbers = {"steps": result.step, **used, "held_out": {"before": before, "after": after}, "results": results}
-        write_text(run.output / "metrics.json", json.dumps(numbers, indent=1) + "\n")
+        replace_file(run.output / "metrics.json", json.dumps(numbers, indent=1) + "\n")
         write_png(run.output / "samples" / "final.png", picture(config, frozen, loss, milo, control, quick))
         beside = None if config.beside is None else read_beside(run.output / config.beside)
         print(f"{table(results, loss.label, beside)}\nMILO weights: {milo.weights}; run folder: {run.output}")

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from milo_restore.config import load_config
 from milo_restore.data import evaluation_input, load_collection
 from milo_restore.errors import ConfigError, run_program
-from milo_restore.files.write import write_text
+from milo_restore.files.write import replace_file
 from milo_restore.measure import denoise
 from milo_restore.measure.metrics.load import load_metric
 from milo_restore.measure.metrics.metric import Batch
@@ -72,7 +72,7 @@ def train(folder: Path, arm: str, seed: int, changes: Sequence[str]) -> bool:
         for image in tqdm(images, desc=f"{folder.name}, {UNKNOWN}", unit="image", leave=False, disable=None):
             output = denoise(model, evaluation_input(image, config.data.test_sigmas[0]))
             values += metric.measure(Batch([output], [image]))
-        write_text(folder / FILE, json.dumps(values) + "\n")
+        replace_file(folder / FILE, json.dumps(values) + "\n")
     return True
 
 

@@ -23,7 +23,7 @@ from milo_restore import MILO, Restormer
 from milo_restore.config import dump_config
 from milo_restore.data import NoisyPatches, load_collection, write_png
 from milo_restore.data.image_sets import centre_crop
-from milo_restore.files.write import write_text
+from milo_restore.files.write import replace_file
 from milo_restore.loss import LossSettings, MILOLoss, build_loss
 from milo_restore.measure import denoising_samples, evaluate_denoiser, summary_table
 from milo_restore.train import TrainSettings, fit
@@ -110,7 +110,7 @@ def main(config: Config, run: RunArguments) -> int:
     scores = [(n, s, evaluate_denoiser(model, tests[n], s, milo)) for n in data.test for s in data.test_sigmas]
     if state.is_main_process:
         numbers = {"steps": result.step, **used, "results": [{"data": n, **s.as_dict()} for n, _, s in scores]}
-        write_text(run.output / "metrics.json", json.dumps(numbers, indent=1) + "\n")
+        replace_file(run.output / "metrics.json", json.dumps(numbers, indent=1) + "\n")
         write_png(run.output / "samples" / "final.png", denoising_samples(model, quick[:3], sigma, milo))
         print(f"{summary_table(scores)}\nMILO weights: {milo.weights}; run folder: {run.output}")
     return 0

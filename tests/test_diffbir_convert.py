@@ -266,9 +266,7 @@ def test_no_key_is_lost_and_none_is_made_up(files, states, part, key, value, mes
 def test_the_control_must_fit_the_unet(files):
     unet = small_unet(channels=(64, 64), context=CONTEXT)
     torch.save(control_keys(IRControlNet.from_unet(unet).state_dict()), files / "v2.pth")
-    with pytest.raises(
-        WeightsError, match=r"does not fit the control network: .*57 of wrong shape: controlnet_cond"
-    ):
+    with pytest.raises(WeightsError, match=r"does not fit the control network: .*57 of wrong shape: controlnet_cond"):
         convert_diffbir(files / "v2.pth", files / "sd.ckpt", files / "out", head_channels=HEAD_CHANNELS)
 
 

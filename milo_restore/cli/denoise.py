@@ -109,5 +109,5 @@ def _denoise_all(model: Restormer, jobs: list[Job], sigma: float | None, device:
             mend = "The network has diverged, or its weights do not fit"
             raise NumericsError(error.what, where=job.source, mend=mend) from error
         except DataError as error:
-            mend = error.mend or "Results made so far are whole; --resume goes on"
+            mend = ". ".join(filter(None, (error.mend, "Results made so far are whole; --resume goes on")))
             raise DataError(error.what, where=error.where or job.source, mend=mend) from error

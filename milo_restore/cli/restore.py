@@ -197,5 +197,5 @@ def _restore_all(
             raise
         except MiloRestoreError as error:
             where = job.source if error.where is None else error.where
-            mend = error.mend or "Results made so far are whole; --resume goes on"
+            mend = ". ".join(filter(None, (error.mend, "Results made so far are whole; --resume goes on")))
             raise type(error)(error.what, where=where, mend=mend) from error

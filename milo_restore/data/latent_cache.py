@@ -22,7 +22,7 @@ from tqdm import tqdm
 from milo_restore.data.keys import SampleKey, epoch_order
 from milo_restore.errors import ConfigError, DataError
 from milo_restore.files.hashes import tensors_sha256, text_sha256
-from milo_restore.files.write import replacing, write_text
+from milo_restore.files.write import replace_file, replacing
 
 Encode = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 """Degraded images and targets, (N, 3, p, p), to named latents, (N, 4, p / 8, p / 8) each."""
@@ -107,7 +107,7 @@ def cache_latents(
     about = json.dumps({**identity, "patch": patch, "seed": seed}, sort_keys=True, indent=1)
     home = Path(folder) / text_sha256(about)[:16]
     if share[0] == 0:
-        write_text(home / "identity.json", about + "\n")
+        replace_file(home / "identity.json", about + "\n")
     missing = [number for number in range(share[0], samples, share[1]) if not _intact(sample_file(home, number), say)]
     keys = [SampleKey(0, number, number, patch) for number in missing]
     loader = DataLoader(_Listed(pairs, keys), batch_size=batch, num_workers=workers)

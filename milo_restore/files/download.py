@@ -11,7 +11,7 @@ from pathlib import Path
 from milo_restore.errors import DataError, MiloRestoreError
 from milo_restore.files.hashes import git_blob_of, sha256_of
 from milo_restore.files.registry import RemoteFile
-from milo_restore.files.write import write_text
+from milo_restore.files.write import replace_file
 
 ASSETS_VARIABLE = "MILO_RESTORE_ASSETS"
 CACHE_VARIABLE = "MILO_RESTORE_CACHE"
@@ -131,7 +131,7 @@ def _accept(arrived: Path, target: Path, file: RemoteFile) -> None:
         if git_blob_of(arrived) != file.git_blob:
             raise ValueError("another content")
     else:
-        write_text(hash_record(target), f"{sha256_of(arrived)}  {target.name}\n")
+        replace_file(hash_record(target), f"{sha256_of(arrived)}  {target.name}\n")
     os.replace(arrived, target)
 
 

@@ -93,15 +93,6 @@ def replace_file(path: Path, content: bytes | str, then: str = "") -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, UTF-8, line ends as given.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    replace_file(path, text)
-
-
 def publish(target: Path, write: Callable[[Path], object], then: str = "") -> None:
     """Make the folder ``target`` with what ``write(folder)`` puts into it; whole and on disk, or not at all.
 
