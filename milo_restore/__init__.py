@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from milo_restore import compat
+
 if TYPE_CHECKING:
     from milo_restore.loss import (
         Curriculum,
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from milo_restore.models.restormer import Restormer
 
 __version__ = "0.1.0"
+
+compat.install()  # `import basicsr` works from here on
 
 _HOMES = {
     "MILO": "milo_restore.metric",

@@ -1,35 +1,44 @@
-"""The one place that makes PyPI's basicsr importable beside today's torchvision, and knows the other one of its name.
+"""PyPI's basicsr beside today's torchvision, and the other package of its name.
 
 basicsr 1.4.2 (its newest release) imports ``rgb_to_grayscale`` from ``torchvision.transforms.functional_tensor``
 in ``basicsr/data/degradations.py``. torchvision removed that private module in 0.17, so ``import basicsr`` fails.
-The function itself lives on in ``torchvision.transforms.functional``; this module puts a stand-in of one function
-where basicsr looks for it. Whoever imports basicsr in this project imports this first.
+The function itself lives on in ``torchvision.transforms.functional``. `install`, which ``import milo_restore`` calls,
+puts a finder behind all others that gives a module of this one function where nobody else has one of that name.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-import types
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 from milo_restore.errors import ConfigError
 
-_GONE = "torchvision.transforms.functional_tensor"
+GONE = "torchvision.transforms.functional_tensor"
 
 
-def make_basicsr_importable() -> None:
-    """Provide ``torchvision.transforms.functional_tensor.rgb_to_grayscale`` where torchvision no longer does.
+class StandIn(MetaPathFinder, Loader):
+    """Finder and loader of the module that torchvision no longer has."""
 
-    Harmless to call twice, and where torchvision still has the module.
-    """
-    if _GONE in sys.modules or importlib.util.find_spec(_GONE) is not None:
-        return
-    from torchvision.transforms.functional import rgb_to_grayscale
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """A module for `GONE`; nothing for all other names."""
+        return ModuleSpec(name, self) if name == GONE else None
 
-    module = types.ModuleType(_GONE, "Stand-in made by milo_restore.compat for basicsr 1.4.2.")
-    module.rgb_to_grayscale = rgb_to_grayscale  # type: ignore[attr-defined]
-    sys.modules[_GONE] = module
+    def exec_module(self, module: ModuleType) -> None:
+        """Put torchvision's public function of that name into it."""
+        from torchvision.transforms.functional import rgb_to_grayscale
+
+        vars(module)["rgb_to_grayscale"] = rgb_to_grayscale
+
+
+def install() -> None:
+    """Make basicsr importable from here on. Harmless to call twice, and where torchvision still has the module."""
+    if not any(isinstance(finder, StandIn) for finder in sys.meta_path):
+        sys.meta_path.append(StandIn())
 
 
 def is_restormer_fork(package: Path) -> bool:
@@ -56,6 +65,3 @@ def refuse_restormer_fork() -> None:
         if is_restormer_fork(Path(place)):
             mend = "Take Restormer's folder off PYTHONPATH, or use another environment, and pip install basicsr==1.4.2"
             raise ConfigError("is Restormer's fork of basicsr, not PyPI's", where=place, mend=mend)
-
-
-make_basicsr_importable()

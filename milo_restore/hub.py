@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 import milo_restore
 from milo_restore.errors import ConfigError, WeightsError
-from milo_restore.files.download import sha256_of
+from milo_restore.files.hashes import sha256_of
 from milo_restore.files.hub import WEIGHTS_FILE
-from milo_restore.measure.results import read_results
+from milo_restore.files.state import read_state
+from milo_restore.measure.restorer import REFERENCE
+from milo_restore.measure.results import interval_text, read_results
 from milo_restore.metric import MaskedError
-from milo_restore.metric.weights import recorded
 from milo_restore.models.restormer import Restormer
 
 __all__ = ["push_to_hub", "save_pretrained"]
@@ -161,7 +162,7 @@ def _recorded(metric: MaskedError) -> dict[str, str]:
         return {}
     path = Path(metric.weights.path)
     if path.is_file() and sha256_of(path) == metric.weights.sha256:
-        return {key: value for key, value in sorted(recorded(path).items()) if key != "format"}
+        return {key: value for key, value in sorted(read_state(path).metadata.items()) if key != "format"}
     known = ((field.name, getattr(metric.weights.agreement, field.name)) for field in fields(metric.weights.agreement))
     return {key: f"{value:.4f}" for key, value in known if value is not None}
 
@@ -198,7 +199,8 @@ def _card(
 
 def _data(results: Mapping[str, Any]) -> str:
     """What was measured on, without the way there, which is nobody's business."""
-    return Path(results["ref"] or results["pred"]).name
+    folder = Path(results["ref"] or results["pred"])
+    return folder.parent.name if folder.name == REFERENCE else folder.name  # recipes have SET/ref
 
 
 def _measured(results: Mapping[str, Any]) -> list[str]:
@@ -207,14 +209,15 @@ def _measured(results: Mapping[str, Any]) -> list[str]:
     lines = [f"## Measured on {_data(results)}, {total} images", ""]
     lines += ["| metric | better | mean | 95 % interval | images | software, weights |", "|---|---|---|---|---|---|"]
     for name, about in results["metrics"].items():
-        mean, interval, count = (results[key][name] for key in ("means", "intervals", "counts"))
+        mean, count = (results[key][name] for key in ("means", "counts"))
         source = ", ".join(part for part in (about["source"], about["weights"], about.get("note")) if part)
         mean = "-" if mean is None else f"{mean:.5g}"
-        interval = "-" if interval is None else "{:.5g} to {:.5g}".format(*interval)
-        lines.append(f"| {name} | {about['better']} | {mean} | {interval} | {count} | {source} |")
+        lines.append(
+            f"| {name} | {about['better']} | {mean} | {interval_text(results, name, 5)} | {count} | {source} |"
+        )
     lines += [f"| {name} | | not measured: {about['reason']} | | | |" for name, about in results["unavailable"].items()]
     protocol, environment = results["protocol"], results["environment"]
     said = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in protocol.items())
     versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
-    lines += ["", f"Protocol: {said}. Interval: {results['interval']}.", ""]
+    lines += ["", f"Protocol: {said}. 95 % intervals: {results['interval']['method']}.", ""]
     return [*lines, f"Measured {environment['date']} by milo-restore {results['milo_restore']}; {versions}.", ""]

@@ -23,9 +23,10 @@ from milo_restore.config import dump_config
 from milo_restore.data import write_png
 from milo_restore.data.degrade.batch import degrade_batch
 from milo_restore.data.degraded_sets import contents, fingerprint, held_out, pieces, training_pairs
-from milo_restore.data.latent_cache import cache_latents, module_sha256
+from milo_restore.data.latent_cache import cache_latents
 from milo_restore.data.restoration_pairs import RestorationPair
-from milo_restore.files.write import write_text
+from milo_restore.files.hashes import module_sha256
+from milo_restore.files.write import publish, replace_file
 from milo_restore.loss import DiffusionLoss, DiffusionLossSettings
 from milo_restore.measure import comparison_table, evaluate_restorers, sample_picture, score_restorer
 from milo_restore.measure.held_out import held_out_loss
@@ -35,7 +36,7 @@ from milo_restore.models.diffbir import noise_scheduler, predict
 from milo_restore.models.diffbir.frozen import Draws, Frozen, load_frozen
 from milo_restore.models.diffbir.restorers import stage_restorers
 from milo_restore.show.text import slug
-from milo_restore.train import checkpoint, fit
+from milo_restore.train import fit
 from milo_restore.train.command import RunArguments
 
 WORDS = {"input": "degraded input", "cleaner": "cleaner alone", "start": "control before training",
@@ -109,7 +110,7 @@ def train(config: Config, run: RunArguments) -> int:
         return result.exit_code
     after = held(control.to(state.device).eval())
     if state.is_main_process:
-        checkpoint.publish(run.output / "controlnet", control.save_pretrained)
+        publish(run.output / "controlnet", control.save_pretrained)
         write_png(run.output / "samples" / "final.png", picture(config, frozen, loss, control, quick))
     start = frozen.start_control(config.control)
     for one in (control, start):  # diffusers' own method warns of an empty list of exceptions
@@ -120,7 +121,7 @@ def train(config: Config, run: RunArguments) -> int:
     if state.is_main_process:
         say(config, run, results, words)
         numbers = {"steps": result.step, **used, "held_out": {"before": before, "after": after}}
-        write_text(run.output / "run.json", json.dumps(numbers, indent=1) + "\n")
+        replace_file(run.output / "run.json", json.dumps(numbers, indent=1) + "\n")
     return 0
 
 

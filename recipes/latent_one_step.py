@@ -7,7 +7,6 @@ IRControlNet, as the DiffBIR recipes train and sample it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,8 @@ from train_tiny_world import LatentCrops
 from milo_restore.config import load_config
 from milo_restore.data import SampleKey, to_tensor, to_uint8
 from milo_restore.data.degraded_sets import held_out, training_pairs
-from milo_restore.data.latent_cache import images_sha256
 from milo_restore.data.restoration_pairs import RestorationPair
+from milo_restore.files.hashes import images_sha256, text_sha256
 from milo_restore.files.write import replacing
 from milo_restore.loss import DiffusionLoss, DiffusionLossSettings
 from milo_restore.models import tiny
@@ -103,7 +102,7 @@ class World:
         latents = frozen.encode_in_parts(torch.stack([pair.degraded for pair in pairs]), targets)
         digest = images_sha256([*source.images, *((pair.name, pair.target) for pair in pairs)])
         identity = f"{digest} {crops} {CROP} {DATA_SEED} {config.data.chosen} {frozen.sha256()}"
-        file = cache / f"latents-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.safetensors"
+        file = cache / f"latents-{text_sha256(identity)[:16]}.safetensors"
         if not file.is_file():
             samples = [source[SampleKey(1, number, number, CROP)] for number in range(crops)]
             degraded, target = (torch.stack([sample[key] for sample in samples]) for key in ("input", "target"))

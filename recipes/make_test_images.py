@@ -30,7 +30,7 @@ from milo_restore.data.degraded_sets import DegradedData, collection, held_out
 from milo_restore.data.image_sets import centre_crop
 from milo_restore.errors import ConfigError, DataError, run_program
 from milo_restore.files import locate_dataset
-from milo_restore.files.write import write_text
+from milo_restore.files.write import replace_file
 
 RECORD = "images.json"
 
@@ -114,7 +114,7 @@ def write(data: DegradedData, output: Path, making: Making) -> int:
         write_png(output / "input" / f"{name}.png", shrunk(image, making.shrink))
         if reference is not None:
             write_png(output / "ref" / f"{name}.png", reference)
-    write_text(record, json.dumps({"settings": settings, "images": names}, indent=1) + "\n")
+    replace_file(record, json.dumps({"settings": settings, "images": names}, indent=1) + "\n")
     print(f"{len(images)} images: {output}")
     return 0
 

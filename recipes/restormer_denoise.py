@@ -24,7 +24,7 @@ from milo_restore.config import dump_config
 from milo_restore.data import NoisyPatches, load_collection, write_png
 from milo_restore.data.image_sets import centre_crop
 from milo_restore.data.restoration_pairs import RestorationPair, noisy_pairs
-from milo_restore.files.write import write_text
+from milo_restore.files.write import replace_file
 from milo_restore.loss import LossSettings, MILOLoss, build_loss
 from milo_restore.measure import Restore, comparison_table, evaluate_restorers, sample_picture, score_restorer
 from milo_restore.measure.metrics import Protocol, load_metrics
@@ -138,7 +138,7 @@ def main(config: Config, run: RunArguments) -> int:
     methods = {"restored": denoiser(model)}
     results = evaluate_restorers(methods, tests, metrics, run.output / "eval", labels=words, device=state.device)
     if state.is_main_process:
-        write_text(run.output / "run.json", json.dumps({"steps": result.step, **used}, indent=1) + "\n")
+        replace_file(run.output / "run.json", json.dumps({"steps": result.step, **used}, indent=1) + "\n")
         write_png(run.output / "samples" / "final.png", picture(model))
         print(comparison_table(results, words))
         print(f"run folder: {run.output}; milo-restore report {run.output} --out report.html shows the pictures")

@@ -27,7 +27,7 @@ from milo_restore import MILO, LatentMILO
 from milo_restore.config import dump_config
 from milo_restore.data import load_collection
 from milo_restore.data.kadid import GeneratorName
-from milo_restore.files.write import write_text
+from milo_restore.files.write import replace_file
 from milo_restore.metric import MaskedError
 from milo_restore.metric.ensemble import PseudoMOS
 from milo_restore.models.diffbir.vae import load_encoder
@@ -236,7 +236,7 @@ def report(
         save_file(state, output / f"milo_{name}.safetensors", about)
     teacher.save(output / "teacher.json")
     numbers = {"held_out": held_out.source, "agreement": rows, "teacher": teacher.to_json()}
-    write_text(output / "run.json", json.dumps(numbers, indent=1) + "\n")
+    replace_file(output / "run.json", json.dumps(numbers, indent=1) + "\n")
     print(f"{held_out.source}, against {'people' if config.data.kadid else 'the teacher'}:")
     for name, row in rows.items():
         print(f"{name:12}" + "".join(f"{key} {value:.4f}   " for key, value in row.items()).rstrip())

@@ -11,7 +11,6 @@ The configurations ask for BSDS500; ``data.train=photographs data.validation=hel
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from milo_restore.data.degrade import CodeFormerSettings, Degradation, FaceSetti
 from milo_restore.data.degraded_patches import DegradedPairs
 from milo_restore.data.image_sets import centre_crop
 from milo_restore.errors import WeightsError
+from milo_restore.files.write import publish
 from milo_restore.models import tiny
 from milo_restore.models.diffbir.cleaner import load_cleaner
 from milo_restore.train import TrainSettings, fit
@@ -126,13 +126,9 @@ def in_parts(function: Any, *tensors: Tensor, size: int = 10) -> Tensor:
     return torch.cat([function(*(part.to(device) for part in each)).float().cpu() for each in parts])
 
 
-def publish(model: Any, folder: Path) -> None:
-    """Save a model into the world in half precision, whole or not at all, and bring the checksums up to date."""
-    temporary = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.to("cpu", torch.float16).save_pretrained(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+def add_part(model: Any, folder: Path) -> None:
+    """Save a model into the world in half precision, and bring the checksums up to date."""
+    publish(folder, model.to("cpu", torch.float16).save_pretrained)
     complete(folder.parent)
 
 
@@ -177,7 +173,7 @@ def train_vae(config: Config, run: RunArguments) -> int:
         vae = model.vae.to(PartialState().device)
         std = in_parts(lambda part: vae.encode(part).latent_dist.mode(), squares).std().item()
         vae.register_to_config(scaling_factor=round(1 / std, 5))
-        publish(vae, Path(config.world) / "vae")
+        add_part(vae, Path(config.world) / "vae")
     return result or 0
 
 
@@ -208,7 +204,7 @@ def train_unet(config: Config, run: RunArguments) -> int:
     unet, step, evaluate = tiny.tiny_unet(), *diffusion(config)
     result = learn(config, run, unet, step, latents, evaluate)
     if result is None and not run.dry_run:
-        publish(unet, Path(config.world) / "unet")
+        add_part(unet, Path(config.world) / "unet")
     return result or 0
 
 
@@ -229,7 +225,7 @@ def train_control(config: Config, run: RunArguments) -> int:
     step, _ = diffusion(config, model_output)
     result = learn(config, run, control, step, latents, None)
     if result is None and not run.dry_run:
-        publish(control, Path(config.world) / "controlnet")
+        add_part(control, Path(config.world) / "controlnet")
     return result or 0
 
 

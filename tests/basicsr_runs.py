@@ -9,11 +9,9 @@ import sys
 from dataclasses import dataclass
 
 import torch
+from basicsr.utils import logger as basicsr_logger
 from conftest import REPOSITORY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-import milo_restore.compat  # noqa: F401  # isort: skip
-from basicsr.utils import logger as basicsr_logger
 
 
 @dataclass

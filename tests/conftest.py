@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import milo_restore  # noqa: F401  (basicsr can be imported from here on)
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from milo_restore import files
+from milo_restore.cli import main
 from milo_restore.errors import DataError, MiloRestoreError, WeightsError
 from milo_restore.files import datasets, download, registry
 
@@ -105,6 +106,8 @@ def test_registry_is_complete():
         assert table["takes"]
     for name, table in upstream["weights"].items():
         assert registry.weight_file(name).url == table["url"]
+    unknown = {name for name in files.WEIGHTS if not files.can_fetch(name)}
+    assert unknown == {"bsrnet", "swinir-general", "swinir-face", "swinir-realesrgan", "swinir-codeformer"}
     assert all(upstream["weights"][name]["licence"] == "Apache-2.0" for name in ("milo", "milo-latent"))
     assert [registry.weight_file(name).sha256 for name in ("milo", "milo-latent")] == [MILO, LATENT]
 
@@ -240,6 +243,65 @@ def test_download(empty, server, monkeypatch):
     shutil.rmtree(server / "a")
     assert files.weights_path("milo") == path  # from the cache
     assert [status.state for status in files.list_assets()][:2] == ["found", "found"]
+
+
+def unchecked(monkeypatch, server, content: bytes, **known) -> None:
+    """A cleaner on the server of which no sha256 is known."""
+    file = registry.RemoteFile("BSRNet.pth", 0, "", "a/b@c:BSRNet.pth", **known)
+    monkeypatch.setattr(registry, "weight_file", lambda name: file)
+    serve(server, file, content)
+
+
+def test_what_nobody_published_a_hash_of_is_recorded_and_held(empty, server, monkeypatch):
+    unchecked(monkeypatch, server, b"a cleaner")
+    folder = empty / "weights" / "diffbir"
+    assert files.asset_status("bsrnet").state == "missing"
+    assert "assets fetch bsrnet" in files.asset_status("bsrnet").note
+    status = files.fetch_asset("bsrnet")
+    assert (status.state, status.where) == ("found", str(folder / "BSRNet.pth"))
+    assert sorted(path.name for path in folder.iterdir()) == ["BSRNet.pth", "BSRNet.pth.sha256"]
+    digest = hashlib.sha256(b"a cleaner").hexdigest()
+    assert (folder / "BSRNet.pth.sha256").read_text() == f"{digest}  BSRNet.pth\n"  # sha256sum -c reads it
+    (folder / "BSRNet.pth").write_bytes(b"another")
+    assert files.asset_status("bsrnet").state == "damaged"
+    with pytest.raises(WeightsError, match=r"BSRNet\.pth: is damaged or another file \(sha256"):
+        files.present_weights("bsrnet")
+
+
+def test_what_a_user_brought_without_a_known_hash_is_not_checked(empty, server, monkeypatch, tmp_path, capsys):
+    unchecked(monkeypatch, server, b"a cleaner")
+    (tmp_path / "BSRNet.pth").write_bytes(b"mine")
+    status = files.asset_status("bsrnet", tmp_path)
+    assert (status.state, status.where) == ("not checked", str(tmp_path / "BSRNet.pth"))
+    assert files.verify_asset("bsrnet", tmp_path).state == "not checked"
+    assert files.fetch_asset("bsrnet", tmp_path).state == "not checked"  # not replaced
+    assert main(["assets", "verify", "bsrnet", "--root", str(tmp_path)]) == 0
+    assert "bsrnet: not checked: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_download_is_held_against_gits_hash(empty, server, monkeypatch, right):
+    blob = hashlib.sha1(b"blob 9\0a cleaner").hexdigest()
+    unchecked(monkeypatch, server, b"a cleaner" if right else b"something else", git_blob=blob)
+    folder = empty / "weights" / "enhanced_iqm"
+    if right:
+        assert files.fetch_asset("e-vgg").state == "found"
+        assert [path.name for path in folder.iterdir()] == ["BSRNet.pth"]
+    else:
+        with pytest.raises(WeightsError, match="gave another content than registered"):
+            files.fetch_asset("e-vgg")
+        assert [path for path in empty.rglob("*") if path.is_file()] == []
+
+
+def test_vgg16_lies_where_torchvision_has_it(empty, monkeypatch, tmp_path):
+    torch_hub = pytest.importorskip("torch").hub
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    home = Path(torch_hub.get_dir()) / "checkpoints"
+    home.mkdir(parents=True)
+    (home / "vgg16-397923af.pth").write_bytes(b"cut off")
+    status = files.asset_status("vgg16")
+    assert (status.state, status.where) == ("damaged", str(home / "vgg16-397923af.pth"))
+    assert files.asset_status("vgg16", tmp_path).state == "missing"  # only there, where a root is named
 
 
 def test_a_wrong_download_leaves_nothing(empty, server, monkeypatch):

@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY
-from torch import nn
-
-import milo_restore.compat  # noqa: F401  # isort: skip
 from basicsr.utils.options import ordered_yaml
 from basicsr.utils.registry import Registry
+from conftest import REPOSITORY
+from torch import nn
 
 from milo_restore import MILOLoss
 from milo_restore.basicsr.batches import Mixup, read_mixup, read_stages, shrink, stage_at

@@ -11,17 +11,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
-from torch import nn
-from torch.utils.data import SequentialSampler
-
-import milo_restore.compat  # noqa: F401  # isort: skip
 from basicsr.archs import build_network
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 from basicsr.train import train_pipeline
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
+from PIL import Image
 from test_basicsr_recipes import load, plain
+from torch import nn
+from torch.utils.data import SequentialSampler
 
 from milo_restore.basicsr.denoising_data import Dataset_GaussianDenoising
 from milo_restore.basicsr.image_clean_model import ImageCleanModel

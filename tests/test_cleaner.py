@@ -7,15 +7,14 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
-import milo_restore.compat  # noqa: F401  # isort: skip  (before basicsr, which it makes importable)
 from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
+from safetensors.torch import load_file, save_file
 
+from milo_restore import files
 from milo_restore.errors import ConfigError, DataError, WeightsError
 from milo_restore.models import tiny
-from milo_restore.models.diffbir.cleaner import CLEANERS, PUBLISHED, TASKS, load_cleaner, published_cleaner
+from milo_restore.models.diffbir.cleaner import CLEANERS, TASKS, load_cleaner, published_cleaner
 
 
 @pytest.fixture(autouse=True)
@@ -167,7 +166,7 @@ def test_published_choice():
         "v2.1": ["swinir-realesrgan", "swinir-realesrgan", "swinir-face"],
     }
     assert published_cleaner("v2", "sr") == "bsrnet"
-    assert PUBLISHED["bsrnet"].url == "https://github.com/cszn/KAIR/releases/download/v1.0/BSRNet.pth"
+    assert {name for tasks in CLEANERS.values() for name in tasks.values()} <= set(files.CLEANERS)
     for arguments, message in ((("v3", "sr"), "Known versions: v1, v2, v2.1"), (("v2", "blur"), "no task 'blur'")):
         with pytest.raises(ConfigError, match=message):
             published_cleaner(*arguments)
@@ -188,7 +187,12 @@ def test_a_published_file_that_is_not_here(tmp_path):
     with pytest.raises(WeightsError) as caught:
         load_cleaner("swinir-realesrgan")
     url = "https://huggingface.co/lxq007/DiffBIR-v2/resolve/main/realesrgan_s4_swinir_100k.pth"
-    for part in (url, str(tmp_path / "assets" / "weights" / "diffbir"), str(tmp_path / "cache")):
+    for part in (
+        "milo-restore assets fetch swinir-realesrgan",
+        url,
+        str(tmp_path / "assets" / "weights" / "diffbir"),
+        str(tmp_path / "cache"),
+    ):
         assert part in str(caught.value)
 
 
@@ -214,10 +218,10 @@ BROKEN = {
     "text.pth": (lambda: b"hello", "is damaged"),
     "empty.pth": (lambda: b"", "is damaged"),
     "cut.safetensors": (lambda: b"\x40\0\0\0\0\0\0\0{", "unreadable"),
-    "list.pth": (lambda: [1, 2], "holds no tensors"),
+    "list.pth": (lambda: [1, 2], "holds no dictionary of tensors"),
     "other.pth": (lambda: {"conv.weight": torch.zeros(2)}, "is no cleaner .*BSRNet .*SwinIR or SCUNet"),
-    "lacks.pth": (lambda: without(rrdb(), "conv_last.bias"), "keys do not fit .*Missing.*conv_last.bias"),
-    "extra.pth": (lambda: {**kair(rrdb()), "more": torch.zeros(1)}, "keys do not fit .*Unexpected.*more"),
+    "lacks.pth": (lambda: without(rrdb(), "conv_last.bias"), "does not fit RRDBNet: 1 missing: conv_last.bias"),
+    "extra.pth": (lambda: {**kair(rrdb()), "more": torch.zeros(1)}, "does not fit RRDBNet: 1 unexpected: more"),
     "grey.pth": (lambda: {**rrdb(), "conv_first.weight": torch.zeros(8, 1, 3, 3)}, "no RRDBNet for RGB"),
     "swinir.pth": (lambda: without(original(swinir()), "norm.weight"), "is no cleaner .*Missing.*norm.weight"),
 }

@@ -208,12 +208,12 @@ def test_score_refuses_wrong_latents(tmp_path, capsys, folders):
     assert "flat.npy: expected a float latent (4, h, w), got (16, 16)" in line
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
     line = fails(capsys, "score", tmp_path / "objects.npy", tmp_path / "objects.npy", *weights)
-    assert "objects.npy: cannot be read" in line
+    assert "objects.npy: unreadable" in line
     torch.save({"a": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "two.pt")
     assert "no single tensor" in fails(capsys, "score", tmp_path / "two.pt", tmp_path / "two.pt", *weights)
     (tmp_path / "broken.safetensors").write_bytes(b"123")
     broken = tmp_path / "broken.safetensors"
-    assert "broken.safetensors: cannot be read" in fails(capsys, "score", broken, broken, *weights)
+    assert "broken.safetensors: unreadable" in fails(capsys, "score", broken, broken, *weights)
     image = folders[0] / "a.png"
     assert "leave out --latent" in fails(capsys, "score", image, image, *weights)
     latent = tmp_path / "flat.npy"

@@ -18,7 +18,7 @@ from milo_restore import Restormer
 from milo_restore.cli import main
 from milo_restore.data import evaluation_input, read_image, to_tensor, to_uint8
 from milo_restore.errors import WeightsError
-from milo_restore.files.download import sha256_of
+from milo_restore.files.hashes import sha256_of
 from milo_restore.measure.metrics import psnr
 from milo_restore.models.denoise import denoise
 from milo_restore.models.lite import LITE, lite_weights
@@ -81,6 +81,24 @@ def test_it_goes_on_with_the_same_network_only(run_folder, images, tmp_path, cap
     save_file(model.state_dict(), folder / "final" / "model.safetensors")
     assert command(*common, "--resume") == 2
     assert "the results are of another run: sha256 was" in capsys.readouterr().err
+
+
+def test_of_several_networks_the_averaged_one_is_taken_or_the_one_asked_for(run_folder, images, tmp_path, capsys):
+    folder, model = run_folder
+    averaged = {key: value.clone() for key, value in model.state_dict().items()}
+    with torch.no_grad():
+        model.output.weight.add_(0.05)
+    torch.save({"params": model.state_dict(), "params_ema": averaged}, tmp_path / "net.pth")
+    common = ("--input", images, "--output")
+    assert command("--model", folder, *common, tmp_path / "averaged") == 0
+    capsys.readouterr()
+    assert command("--model", tmp_path / "net.pth", *common, tmp_path / "default") == 0
+    assert "net.pth holds params_ema, params: params_ema is taken" in capsys.readouterr().err
+    assert command("--model", tmp_path / "net.pth", *common, tmp_path / "plain", "--entry", "params") == 0
+    results = {name: read_image(tmp_path / name / "one.png") for name in ("averaged", "default", "plain")}
+    assert np.array_equal(results["averaged"], results["default"])
+    assert not np.array_equal(results["plain"], results["default"])
+    assert json.loads((tmp_path / "plain" / "denoise.json").read_text())["entry"] == "params"
 
 
 def test_an_unfinished_run_and_small_images_are_named(run_folder, images, tmp_path, capsys):

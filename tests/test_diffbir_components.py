@@ -145,8 +145,8 @@ SPOILT = {
         lambda base: (remove("unet")(base), remove("scheduler")(base)),
         "no unet/, no scheduler/",
     ),
-    "a key less": (keys("vae", lambda state: state.pop("decoder.conv_out.bias")), "missing decoder.conv_out.bias"),
-    "a key more": (keys("unet", lambda state: state.update(more=torch.zeros(1))), "unexpected more"),
+    "a key less": (keys("vae", lambda state: state.pop("decoder.conv_out.bias")), "1 missing: decoder.conv_out.bias"),
+    "a key more": (keys("unet", lambda state: state.update(more=torch.zeros(1))), "1 unexpected: more"),
     "another shape": (
         keys("unet", lambda state: state.update({"conv_in.bias": torch.zeros(5)})),
         "no readable UNet2DConditionModel .*conv_in.bias",

@@ -24,8 +24,9 @@ from safetensors.torch import load_file, save_file
 import milo_restore.cli.convert
 from milo_restore.cli import main
 from milo_restore.errors import ConfigError, DataError, WeightsError
+from milo_restore.files.state import read_state
+from milo_restore.files.write import verify
 from milo_restore.models.diffbir import VERSIONS, IRControlNet, convert_diffbir, from_original
-from milo_restore.models.diffbir.original_file import read_checkpoint
 
 CONTEXT = 128  # two heads of the text encoder
 SCHEDULE = {
@@ -180,8 +181,9 @@ def test_a_diffusers_folder_serves_as_base(files, networks):
     for name, network in networks.items():
         same(out / name, network)
     assert sorted(path.name for path in out.iterdir()) == [
-        "controlnet", "model_index.json", "scheduler", "tokenizer", "unet", "vae"
+        "controlnet", "manifest.json", "model_index.json", "scheduler", "tokenizer", "unet", "vae"
     ]  # fmt: skip
+    verify(out)
     with pytest.raises(WeightsError, match=r"base for epsilon, DiffBIR v2\.1 asks for v_prediction"):
         convert_diffbir(files / "v2.pth", base, files / "other", "v2.1")
     (base / "scheduler" / "scheduler_config.json").write_text("{")
@@ -233,20 +235,20 @@ def changed(state, key, value):
     [
         ("control", "zero_convs.1.0.bias", None, r"1 missing: controlnet_down_blocks\.1\.bias"),
         ("control", "middle_block_out.0.weight", None, r"1 missing: controlnet_mid_block\.weight"),
-        ("control", "input_hint_block.0.weight", torch.ones(3), r"1 without a place: input_hint_block\.0\.weight"),
-        ("control", "extra.weight", torch.ones(3), r"1 without a place: extra\.weight"),
-        ("control", "time_embed.0.bias", torch.ones(3), r"time_embedding\.linear_1\.bias \(3,\) for \(128,\)"),
+        ("control", "input_hint_block.0.weight", torch.ones(3), r"1 unexpected: input_hint_block\.0\.weight"),
+        ("control", "extra.weight", torch.ones(3), r"1 unexpected: extra\.weight"),
+        ("control", "time_embed.0.bias", torch.ones(3), r"time_embedding\.linear_1\.bias \(3,\) instead of \(128,\)"),
         ("control", "input_blocks.0.0.weight", torch.ones(32, 4, 3, 3), r"no DiffBIR control network.*\(32, 4, 3, 3\)"),
         (
             "unet",
             "model.diffusion_model.label_emb.weight",
             torch.ones(3),
-            r"UNet.*1 without a place: label_emb\.weight",
+            r"UNet.*1 unexpected: label_emb\.weight",
         ),
         ("unet", "model.diffusion_model.out.2.bias", None, r"1 missing: conv_out\.bias"),
         ("unet", "model.diffusion_model.input_blocks.1.1.proj_in.weight", torch.ones(32, 32, 1, 1), "Diffusion 1"),
         ("unet", "lora.up.weight", torch.ones(3), r"1 keys of no known network: lora\.up\.weight"),
-        ("vae", "first_stage_model.loss.logvar", torch.ones(1), r"VAE.*1 without a place: loss\.logvar"),
+        ("vae", "first_stage_model.loss.logvar", torch.ones(1), r"VAE.*1 unexpected: loss\.logvar"),
         ("vae", "first_stage_model.quant_conv.weight", None, r"autoencoder.*quant_conv\.weight"),
         ("vae", "first_stage_model.decoder.conv_in.bias", None, r"1 missing: decoder\.conv_in\.bias"),
     ],
@@ -264,7 +266,7 @@ def test_no_key_is_lost_and_none_is_made_up(files, states, part, key, value, mes
 def test_the_control_must_fit_the_unet(files):
     unet = small_unet(channels=(64, 64), context=CONTEXT)
     torch.save(control_keys(IRControlNet.from_unet(unet).state_dict()), files / "v2.pth")
-    with pytest.raises(WeightsError, match=r"control network's keys do not fit, .*of another shape: time_embedding"):
+    with pytest.raises(WeightsError, match=r"does not fit the control network: .*57 of wrong shape: controlnet_cond"):
         convert_diffbir(files / "v2.pth", files / "sd.ckpt", files / "out", head_channels=HEAD_CHANNELS)
 
 
@@ -312,14 +314,14 @@ def test_wrappings_are_taken_off(states, tmp_path):
     torch.save(control, tmp_path / "b.pth", _use_new_zipfile_serialization=False)  # cannot be mapped into memory
     save_file(control, tmp_path / "c.safetensors")
     for path in sorted(tmp_path.iterdir()):
-        found = read_checkpoint(path)
+        found = read_state(path, mapped=True).tensors
         assert found.keys() == control.keys()
         assert all(torch.equal(found[key], value) for key, value in control.items())
 
 
 def test_bad_arguments_are_named_before_anything_is_made(files):
     control, base, out = files / "v2.pth", files / "sd.ckpt", files / "out"
-    with pytest.raises(WeightsError, match="no such checkpoint"):
+    with pytest.raises(WeightsError, match="no such weight file"):
         convert_diffbir(files / "v3.pth", base, out)
     with pytest.raises(ConfigError, match="holds the control network alone.*2.1-base"):
         convert_diffbir(control, None, out)
@@ -362,7 +364,7 @@ def test_damaged_and_hostile_files_are_refused(files, monkeypatch):
         "number.ckpt": "no dictionary of tensors", "image.png": "unknown suffix",
     }.items():  # fmt: skip
         with pytest.raises(WeightsError, match=message):
-            read_checkpoint(files / name)
+            read_state(files / name, mapped=True)
     assert not (files / "unpickled").exists()
 
 

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 
 from milo_restore.cli import main
 from milo_restore.config import load_config
-from milo_restore.data.latent_cache import module_sha256
 from milo_restore.errors import ConfigError
+from milo_restore.files.hashes import module_sha256
 from milo_restore.models.diffbir import IRControlNet
 from milo_restore.models.diffbir.frozen import Draws, Frozen
 from milo_restore.train.command import run_recipe

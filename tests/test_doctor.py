@@ -125,6 +125,16 @@ def test_missing_assets_are_no_failure(nothing_here):
     assert "not set" in findings[0].text
 
 
+def test_cleaners_and_feature_metrics_are_told(nothing_here, monkeypatch):
+    monkeypatch.setenv("MILO_RESTORE_ASSETS", str(nothing_here))
+    (nothing_here / "BSRNet.pth").write_bytes(b"brought")
+    (nothing_here / "E_VGG.pth").write_bytes(b"brought")
+    findings = [text.strip() for text in texts(doctor.check_assets())]
+    assert f"bsrnet in {nothing_here}/BSRNet.pth (not checked: no hash of it is known)" in findings
+    assert any(text.startswith("e-vgg is damaged") for text in findings)
+    assert any("scunet is missing" in text and "milo-restore assets fetch scunet" in text for text in findings)
+
+
 def test_an_assets_folder_that_is_none_is_bad(nothing_here, monkeypatch):
     monkeypatch.setenv("MILO_RESTORE_ASSETS", str(nothing_here / "none"))
     (bad,) = doctor.check_assets()

@@ -29,7 +29,7 @@ def results(tmp_path_factory):
     """The results.json of a real ``milo-restore evaluate``."""
     folder = tmp_path_factory.mktemp("measured")
     for name in ("restored", "MySet"):
-        for number in range(2):
+        for number in range(10):
             picture = torch.randint(0, 256, (24, 32, 3), dtype=torch.uint8)
             write_png(folder / name / f"{number}.png", picture.numpy())
     with pytest.MonkeyPatch.context() as patch:
@@ -67,7 +67,7 @@ def test_there_and_back(results, tmp_path):
         files = hub.find("me/milo", "main")[1]
         assert set(files) == {".gitattributes", "README.md", "config.json", "model.safetensors"}
         assert b"license: apache-2.0" in files["README.md"]
-        assert b"Measured on MySet, 2 images" in files["README.md"]
+        assert b"Measured on MySet, 10 images" in files["README.md"]
         control = hub.find("me/control", "main")[1]
         assert set(control) >= {"README.md", "config.json", "diffusion_pytorch_model.safetensors"}
         loaded = worker("load", there)
@@ -125,10 +125,10 @@ def test_the_card_tells_what_was_measured(results, tmp_path):
     values = {metric["type"]: metric["value"] for result in entry["results"] for metric in result["metrics"]}
     assert values == measured["means"]
     assert {result["dataset"]["name"] for result in entry["results"]} == {"MySet"}
-    assert body.count("## Measured on MySet, 2 images") == 2
+    assert body.count("## Measured on MySet, 10 images") == 2
     for name, mean in measured["means"].items():
         low, high = measured["intervals"][name]
-        assert re.search(rf"\| {name} \| \w+ \| {mean:.5g} \| {low:.5g} to {high:.5g} \| 2 \|", body)
+        assert re.search(rf"\| {name} \| \w+ \| {mean:.5g} \| \[{low:.5g}, {high:.5g}\] \| 10 \|", body)
     assert 'Restormer.from_pretrained("me/net")' in body
     assert "border: 0" in body
     assert str(results.parent) not in body  # nobody's folders

@@ -15,11 +15,10 @@ from milo_restore.data.degraded_patches import DegradedPairs
 from milo_restore.data.latent_cache import (
     cache_latents,
     cached_embeddings,
-    images_sha256,
-    module_sha256,
     sample_file,
 )
 from milo_restore.errors import ConfigError, DataError
+from milo_restore.files.hashes import images_sha256, module_sha256
 
 PATCH, SAMPLES, SEED = 16, 6, 5
 
@@ -141,7 +140,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert sample_file(cache.folder, 0).read_bytes() == intact
     assert not sample_file(cache.folder, SAMPLES).exists()
-    assert not [path for path in tmp_path.rglob("*") if ".part" in path.name]
+    assert not [path for path in tmp_path.rglob("*") if ".tmp-" in path.name]
 
 
 def test_another_patch_and_an_empty_pool_are_refused(tmp_path):

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import lpips
+import pooch
 import pytest
+import requests
 import torch
 from torch import nn
 
+from milo_restore import files
 from milo_restore.errors import ConfigError, DataError, WeightsError
+from milo_restore.files import registry
+from milo_restore.files.hashes import git_blob_of, sha256_of
 from milo_restore.measure.metrics import MetricUnavailable, find_metric, load_metric
-from milo_restore.metric import FEATURE_METRICS, e_weights, load_feature_metric
+from milo_restore.metric import FEATURE_METRICS, load_feature_metric
 from milo_restore.metric.e_features import CHANNELS, EDISTS, ELPIPS, EVGG, L2Pool
 
 CLASSES = {"e-vgg": EVGG, "e-lpips": ELPIPS, "e-dists": EDISTS}
@@ -153,10 +158,11 @@ def published(tmp_path, monkeypatch):
     """Files in the published format, with random numbers, and their hashes in place of the published ones."""
     monkeypatch.setenv("MILO_RESTORE_ASSETS", str(tmp_path))
     monkeypatch.setenv("MILO_RESTORE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    known = {name: registry.weight_file(name) for name in files.WEIGHTS}
+    monkeypatch.setattr(registry, "weight_file", known.__getitem__)
     folder = tmp_path / "weights" / "enhanced_iqm"
     folder.mkdir(parents=True)
-    blobs = {}
     for name, kind in CLASSES.items():
         state = {}
         for number, channels in enumerate(kind.channels, 1):
@@ -164,16 +170,14 @@ def published(tmp_path, monkeypatch):
                 state[f"mask_finder_{number}.{layer}.0.weight"] = torch.randn(out, into, 3, 3) * 0.05
                 state[f"mask_finder_{number}.{layer}.0.bias"] = torch.randn(out) * 0.05
         torch.save({**state, "stage1.0.weight": torch.zeros(1)}, folder / kind.file)
-        blobs[name] = e_weights.git_blob(folder / kind.file)
+        known[name] = replace(known[name], git_blob=git_blob_of(folder / kind.file))
     torch.save({part: torch.rand(1, sum(EDISTS.channels), 1, 1) for part in ("alpha", "beta")}, folder / "DISTS.pth")
-    digest = hashlib.sha256((folder / "DISTS.pth").read_bytes()).hexdigest()
-    monkeypatch.setattr(e_weights, "DISTS_SHA256", digest)
-    monkeypatch.setattr(e_weights, "BLOBS", blobs)
+    known["dists"] = replace(known["dists"], sha256=sha256_of(folder / "DISTS.pth"))
     return folder
 
 
 @pytest.fixture
-def backbone(tmp_path, monkeypatch):
+def backbone(published, tmp_path, monkeypatch):
     """VGG16's file with random numbers, where torch.hub keeps it."""
     from torchvision.models import vgg16
 
@@ -181,7 +185,8 @@ def backbone(tmp_path, monkeypatch):
     path.parent.mkdir(parents=True)
     features = vgg16(weights=None).features.state_dict()
     torch.save({f"features.{key}": value for key, value in features.items()}, path)
-    monkeypatch.setattr(e_weights, "BACKBONE_SHA256", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
+    known, others = replace(registry.weight_file("vgg16"), sha256=sha256_of(path)), registry.weight_file
+    monkeypatch.setattr(registry, "weight_file", lambda name: known if name == "vgg16" else others(name))
     return path
 
 
@@ -215,7 +220,7 @@ def test_a_hash_is_gits(tmp_path):
     theirs = subprocess.run(
         ["git", "hash-object", str(file)], capture_output=True, text=True, check=True
     ).stdout.strip()
-    assert e_weights.git_blob(file) == theirs
+    assert git_blob_of(file) == theirs
 
 
 def test_another_file_is_refused_by_its_hash(published, backbone):
@@ -223,7 +228,7 @@ def test_another_file_is_refused_by_its_hash(published, backbone):
     content = bytearray(path.read_bytes())
     content[-50] ^= 1
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match=r"E_VGG\.pth: is not the published file \(git blob"):
+    with pytest.raises(WeightsError, match=r"E_VGG\.pth: is damaged or another file \(git blob"):
         load_feature_metric("e-vgg")
 
 
@@ -231,29 +236,29 @@ def test_a_file_that_does_not_fill_all_masks_is_refused(published, backbone, tmp
     state = torch.load(published / "E_LPIPS.pth", weights_only=True)
     missing = {key: value for key, value in state.items() if not key.startswith("mask_finder_3.conv2")}
     torch.save(missing, tmp_path / "missing.pth")
-    with pytest.raises(WeightsError, match="does not hold e-lpips's masks"):
+    with pytest.raises(WeightsError, match="does not fit e-lpips's masks: 2 missing: "):
         load_feature_metric("e-lpips", tmp_path / "missing.pth")
     torch.save({**state, "mask.weight": torch.zeros(1)}, tmp_path / "strange.pth")
     with pytest.raises(WeightsError, match=r"holds 'mask\.weight', which is no part of e-lpips"):
         load_feature_metric("e-lpips", tmp_path / "strange.pth")
-    with pytest.raises(WeightsError, match="does not hold e-dists's masks"):
+    with pytest.raises(WeightsError, match="does not fit e-dists's masks: "):
         load_feature_metric("e-dists", published / "E_LPIPS.pth")
 
 
 def test_what_is_missing_says_where_it_belongs(published, backbone, monkeypatch, tmp_path):
     (published / "DISTS.pth").unlink()
-    with pytest.raises(WeightsError, match=r"DISTS\.pth: is not there\. Get it from https.*put it into .*enhanced_iqm"):
+    with pytest.raises(WeightsError, match=r"DISTS\.pth: is not there\. Run .*fetch dists', or get http.*enhanced_iqm"):
         load_feature_metric("e-dists")
     backbone.write_bytes(backbone.read_bytes()[:-10])
     with pytest.raises(WeightsError, match=r"vgg16-397923af\.pth: is damaged"):
         load_feature_metric("e-vgg")
     backbone.unlink()
 
-    def offline(*arguments):
-        raise OSError("no network")
+    def offline(*arguments, **options):
+        raise requests.exceptions.ConnectionError("no network")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(WeightsError, match=r"VGG16 cannot be had \(no network\)\. Run it once with a network, or put"):
+    monkeypatch.setattr(pooch, "retrieve", offline)
+    with pytest.raises(WeightsError, match=r"vgg16-397923af\.pth cannot be downloaded .*Where there is a network, run"):
         load_feature_metric("e-vgg")
     with pytest.raises(ConfigError, match="Known: e-vgg, e-lpips, e-dists"):
         load_feature_metric("e-deepwsd")
@@ -264,5 +269,5 @@ def test_evaluate_offers_them(published, backbone, tmp_path, monkeypatch):
     metric = load_metric("e-lpips")
     assert (metric.reference, metric.lower_better) == (True, True)
     (published / "E_LPIPS.pth").unlink()
-    with pytest.raises(MetricUnavailable, match=r"E_LPIPS\.pth: is not there\. Get it from"):
+    with pytest.raises(MetricUnavailable, match=r"E_LPIPS\.pth: is not there\. Run .*assets fetch e-lpips'"):
         load_metric("e-lpips")

@@ -277,7 +277,6 @@ def test_basicsr_builds_the_loss_from_a_yaml_entry():
     from basicsr.losses import build_loss
     from basicsr.utils.registry import LOSS_REGISTRY
 
-    import milo_restore.compat  # noqa: F401  (makes basicsr importable)
     from milo_restore import MILOLoss
 
     if "MILOLoss" not in LOSS_REGISTRY:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from milo_restore.errors import ConfigError, DataError, WeightsError
-from milo_restore.files.state import read_state_file
+from milo_restore.files.state import read_state
 from milo_restore.models.restormer import Restormer, _pad, infer_arguments
 from milo_restore.models.restormer_blocks import BiasFreeBody, cosines
 
@@ -230,7 +230,7 @@ def test_from_checkpoint(tmp_path, arguments, form):
         torch.save(state if form == "pth-bare" else {entry: state}, path)
     else:
         save_file({k if form.endswith("bare") else f"params.{k}": v for k, v in state.items()}, path)
-    loaded = Restormer.from_checkpoint(path, entry=entry, gradient_checkpointing=True)
+    loaded = Restormer.from_checkpoint(path, gradient_checkpointing=True)
     assert loaded.gradient_checkpointing
     assert all(torch.equal(v, state[k]) for k, v in loaded.state_dict().items())
     assert {k: v for k, v in loaded.config.items() if k != "ffn_expansion_factor"} == {
@@ -238,7 +238,8 @@ def test_from_checkpoint(tmp_path, arguments, form):
     }
     x = torch.rand(1, net.inp_channels, 8, 8)
     assert_near(loaded(x), net(x))
-    assert Restormer.from_checkpoint(path, entry=entry, **net.config).config == net.config
+    named = None if form.endswith("bare") else entry
+    assert Restormer.from_checkpoint(path, entry=named, **net.config).config == net.config
 
 
 def test_full_size_arguments_are_inferred():
@@ -290,7 +291,7 @@ def test_whatever_is_damaged_is_one_line(tmp_path, suffix):
         damaged[place] ^= 0xFF
         (tmp_path / f"damaged{suffix}").write_bytes(damaged)
         try:
-            read_state_file(tmp_path / f"damaged{suffix}")
+            read_state(tmp_path / f"damaged{suffix}")
         except WeightsError as error:
             refused.append(str(error))
     assert len(refused) > 5  # the rest hit padding or numbers

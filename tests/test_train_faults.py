@@ -146,7 +146,7 @@ def full_as_torch_says_it(*_, **__):
         (state_room, "save_file", full),
         (torch, "save", full_as_torch_says_it),
         (os, "fsync", full),
-        (checkpoint.json, "dumps", full),
+        (json, "dumps", full),
         (os, "rename", full),
     ],
 )

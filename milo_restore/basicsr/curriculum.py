@@ -6,8 +6,6 @@ resume, and whatever the model then does with the batch: the number is the run's
 
 from __future__ import annotations
 
-import milo_restore.compat  # noqa: F401  # isort: skip  (before basicsr, which it makes importable)
-
 import functools
 from typing import Any
 

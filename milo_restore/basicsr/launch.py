@@ -6,8 +6,6 @@ What is worked around is in basicsr 1.4.2's ``train.py``, ``utils/dist_util.py``
 
 from __future__ import annotations
 
-import milo_restore.compat  # noqa: F401  # isort: skip  (before basicsr, which it makes importable)
-
 import argparse
 import functools
 import importlib.util
@@ -131,10 +129,10 @@ def _swapped(options: dict[str, Any], original: Path, loss: str) -> Iterator[Pat
 
 @contextmanager
 def _spawned_workers_find_us() -> Iterator[None]:
-    """Distributed BasicSR spawns its data workers, which import the main module anew: let that be this room's.
+    """Distributed BasicSR spawns its data workers, which must import this project before BasicSR's data set.
 
-    The console script imports no basicsr, and without `milo_restore.compat` none can be imported. A ``__main__`` as
-    ``python -m`` runs it multiprocessing does not import at all.
+    A spawned process imports the main module anew, but not that of ``python -m``, which torchrun uses: this one stands
+    in for it.
     """
     main = sys.modules["__main__"]
     with patch.object(main, "__spec__", importlib.util.find_spec(__name__)):

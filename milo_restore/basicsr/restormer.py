@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import milo_restore.compat  # noqa: F401  # isort: skip  (before basicsr, which it makes importable)
-
 from typing import Any
 
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY

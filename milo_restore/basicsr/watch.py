@@ -8,8 +8,6 @@ iterations that BasicSR logs, and in the first.
 
 from __future__ import annotations
 
-import milo_restore.compat  # noqa: F401  # isort: skip  (before basicsr, which it makes importable)
-
 import functools
 from collections.abc import Iterator, Mapping
 from typing import Any

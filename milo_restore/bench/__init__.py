@@ -17,7 +17,7 @@ from milo_restore.bench.losses import BenchSettings, format_report, run_bench
 from milo_restore.bench.swinir import PATCH, format_swinir_report, run_swinir_bench
 from milo_restore.bench.training import format_training_report, run_training_bench
 from milo_restore.errors import ConfigError
-from milo_restore.files.write import check_target, write_text
+from milo_restore.files.write import check_target, replace_file
 
 __all__ = [
     "BenchSettings",
@@ -97,7 +97,7 @@ def main(arguments: argparse.Namespace) -> int:
         report = run_bench(settings)
         print(format_report(report))
     if arguments.json is not None:
-        write_text(arguments.json, json.dumps(report, indent=2) + "\n")
+        replace_file(arguments.json, json.dumps(report, indent=2) + "\n")
     return 0
 
 

@@ -19,7 +19,6 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-import milo_restore.compat  # noqa: F401  (before basicsr, which it makes importable)
 from milo_restore.bench.timing import interleaved, ratio
 from milo_restore.data import NoisyPatches, training_photographs, write_png
 from milo_restore.loss import LossSettings, build_loss

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import milo_restore.compat  # noqa: F401  (before basicsr, which it makes importable)
 from milo_restore.bench.losses import BenchSettings
 from milo_restore.bench.timing import interleaved, machine, ratio
 from milo_restore.errors import ConfigError

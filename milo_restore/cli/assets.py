@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="list|fetch|verify", dest="action", required=True)
     for action, summary, example in (
         ("list", "what there is, what is found where, and under which licence", "milo-restore assets list"),
-        ("fetch", "download what is missing", "milo-restore assets fetch milo Set12 --root ~/restoration"),
+        ("fetch", f"download what is missing; '{_ALL}': all that can be checked by a known hash",
+         "milo-restore assets fetch milo Set12 --root ~/restoration"),
         ("verify", "check sha256 sums; fails where something is damaged or, if named, missing",
          "milo-restore assets verify BSD400"),
     ):  # fmt: skip
@@ -130,5 +131,5 @@ def _line(status: AssetStatus) -> str:
 
 def _size(count: int) -> str:
     if count == 0:
-        return "-"  # brought by the user
+        return "-"  # not known, or brought by the user
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from milo_restore.errors import ConfigError
-from milo_restore.files.write import check_target, write_text
+from milo_restore.files.write import check_target, replace_file
 
 _STYLES = ("text", "markdown", "latex", "csv")
 
@@ -60,9 +60,9 @@ def main(arguments: argparse.Namespace) -> int:
             if len(found) > 1 or len(groups) > 1 or found[0].critical_difference is None:
                 mend = "Name one with --metrics, of three or more methods on the same images"
                 raise ConfigError("a diagram is of one metric", where="--diagram", mend=mend)
-            write_text(arguments.diagram, rank_diagram(found[0].ranks, found[0].alike, found[0].critical_difference))
+            replace_file(arguments.diagram, rank_diagram(found[0].ranks, found[0].alike, found[0].critical_difference))
     text = "\n".join(parts)
     print(text)
     if arguments.output is not None:
-        write_text(arguments.output, text + "\n")
+        replace_file(arguments.output, text + "\n")
     return 0

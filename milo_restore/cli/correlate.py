@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from milo_restore.cli.metric import add_list_metrics
 from milo_restore.errors import ConfigError
-from milo_restore.files.write import check_target, write_text
+from milo_restore.files.write import check_target, replace_file
 
 if TYPE_CHECKING:
     from milo_restore.opinions.coefficients import Coefficient, Correlation
@@ -89,9 +89,9 @@ def main(arguments: argparse.Namespace) -> int:
             print(f"\n{kind}")
             print(_table([(result.metric.name, result, result.kinds[kind]) for result in run.results], {}))
     if arguments.csv is not None:
-        write_text(arguments.csv, _csv(run))
+        replace_file(arguments.csv, _csv(run))
     if arguments.json is not None:
-        write_text(arguments.json, _json(arguments, run))
+        replace_file(arguments.json, _json(arguments, run))
     return 0
 
 

@@ -35,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--input", required=True, type=Path, metavar="PATH", help="an image, or a folder of them")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="where PNG of the same names go")
+    parser.add_argument(
+        "--entry",
+        metavar="NAME",
+        help="of a weight file that holds several networks (default: params_ema first)",
+    )
     parser.add_argument("--add-noise", type=float, metavar="SIGMA", help="in 8-bit units; seed 0 for each image")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one, else cpu)")
     add_existing(parser)
@@ -48,12 +53,15 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"nothing to do: all results are in {arguments.output}")
         return 0
 
-    from milo_restore.files.download import sha256_of
+    from milo_restore.files.hashes import sha256_of
     from milo_restore.processes import choose_device
 
     device = choose_device(arguments.device)
-    model, weights = load_model(arguments.model)
-    settings = {"weights": str(weights), "sha256": sha256_of(weights), "add_noise": arguments.add_noise}
+    model, weights = load_model(arguments.model, arguments.entry)
+    settings = {
+        "weights": str(weights), "sha256": sha256_of(weights), "entry": arguments.entry,
+        "add_noise": arguments.add_noise,
+    }  # fmt: skip
     write_record(arguments.output / RECORD, settings, resume=arguments.resume)
     say(", ".join(f"{name} {value}" for name, value in settings.items()))
     _denoise_all(model.to(device), jobs, arguments.add_noise, device)
@@ -61,11 +69,12 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def load_model(name: str | Path) -> tuple[Restormer, Path]:
+def load_model(name: str | Path, entry: str | None = None) -> tuple[Restormer, Path]:
     """A trained Restormer in eval mode, and its weight file.
 
     Args:
         name: one of `milo_restore.models.lite.LITE`, a run folder, or a weight file.
+        entry: of a weight file that holds several networks, see `Restormer.from_checkpoint`.
 
     Raises:
         WeightsError: the run has not finished, or the file is missing, damaged or another network's.
@@ -81,7 +90,7 @@ def load_model(name: str | Path) -> tuple[Restormer, Path]:
     if path.is_dir() and not weights.is_file():
         mend = "Finish the run with --resume latest, or name a weight file"
         raise WeightsError("holds no trained network", where=path, mend=mend)
-    return Restormer.from_checkpoint(weights).eval(), weights
+    return Restormer.from_checkpoint(weights, entry=entry).eval(), weights
 
 
 def _denoise_all(model: Restormer, jobs: list[Job], sigma: float | None, device: torch.device) -> None:
@@ -100,5 +109,5 @@ def _denoise_all(model: Restormer, jobs: list[Job], sigma: float | None, device:
             mend = "The network has diverged, or its weights do not fit"
             raise NumericsError(error.what, where=job.source, mend=mend) from error
         except DataError as error:
-            mend = error.mend or "Results made so far are whole; --resume goes on"
+            mend = ". ".join(filter(None, (error.mend, "Results made so far are whole; --resume goes on")))
             raise DataError(error.what, where=error.where or job.source, mend=mend) from error

@@ -26,6 +26,11 @@ _REQUIRED = (
     "safetensors", "pooch", "tqdm", "pillow", "scikit-image", "scipy", "opencv-python",
     "matplotlib", "tensorboard",
 )  # fmt: skip
+_THERE = {
+    "found": "",
+    "unverified": " (another encoding than the known one)",
+    "not checked": " (not checked: no hash of it is known)",
+}
 _MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 
 
@@ -105,7 +110,7 @@ def check_basicsr() -> list[Finding]:
     spec = importlib.util.find_spec("basicsr")
     if spec is None:
         return [Finding("bad", "no basicsr can be imported", "pip install basicsr==1.4.2")]
-    from milo_restore.compat import forks_on_path, is_restormer_fork
+    from milo_restore.compat import GONE, StandIn, forks_on_path, is_restormer_fork
 
     places = [Path(place) for place in spec.submodule_search_locations or []]
     findings = []
@@ -117,14 +122,13 @@ def check_basicsr() -> list[Finding]:
         if fork.resolve() not in loaded:
             mend = "Python takes PyPI's basicsr, silently, whatever PYTHONPATH says: use two separate environments"
             findings.append(Finding("note", f"{fork} is Restormer's fork of basicsr, and is not the one in use", mend))
-    module = sys.modules.get("torchvision.transforms.functional_tensor")
-    stand_in = module is not None and getattr(module, "__file__", None) is None
     try:
         importlib.import_module("basicsr")
     except Exception as error:
         mend = "pip install basicsr==1.4.2 setuptools"
         return [*findings, Finding("bad", f"basicsr in {places[0]} fails to import ({_first_line(error)})", mend)]
-    how = "with milo_restore.compat's stand-in for torchvision.transforms.functional_tensor" if stand_in else "as it is"
+    stand_in = GONE in sys.modules and isinstance(sys.modules[GONE].__loader__, StandIn)
+    how = f"with milo_restore.compat's stand-in for {GONE}" if stand_in else "as it is"
     return [*findings, Finding("ok", f"basicsr {_version('basicsr')} in {places[0]} imports {how}")]
 
 
@@ -200,9 +204,8 @@ def check_assets() -> list[Finding]:
         return [Finding("bad", str(error))]
     findings.append(Finding("ok", f"MILO_RESTORE_ASSETS: {folder or 'not set'}; cache: {files.cache_folder()}"))
     for status in files.list_assets():
-        if status.state in ("found", "unverified"):
-            known = "" if status.state == "found" else " (another encoding than the known one)"
-            findings.append(Finding("ok", f"{status.name} in {status.where}{known}"))
+        if status.state in _THERE:
+            findings.append(Finding("ok", f"{status.name} in {status.where}{_THERE[status.state]}"))
         else:
             findings.append(Finding("note", f"{status.name} is {status.state}", status.note))
     return findings

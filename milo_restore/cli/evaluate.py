@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from milo_restore.cli.metric import add_list_metrics
 from milo_restore.errors import ConfigError
-from milo_restore.files.write import check_target, write_text
+from milo_restore.files.write import check_target, replace_file
 
 if TYPE_CHECKING:
     import torch
@@ -98,9 +98,9 @@ def main(arguments: argparse.Namespace) -> int:
     if os.environ.get("RANK", "0") != "0":
         return 0
     results = make_results(folders, images, metrics, unavailable, protocol, measured, device)
-    write_text(arguments.out, to_json(results))
+    replace_file(arguments.out, to_json(results))
     if arguments.csv is not None:
-        write_text(arguments.csv, to_csv(results))
+        replace_file(arguments.csv, to_csv(results))
     print(f"{counted(len(images))} of {arguments.pred}")
     print(f"protocol: {protocol}")
     print(results_table(results))

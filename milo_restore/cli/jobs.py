@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from milo_restore.errors import ConfigError, DataError
-from milo_restore.files.write import write_text
+from milo_restore.files.write import replace_file
 
 _NAMED = 8
 
@@ -136,7 +136,7 @@ def write_record(record: Path, settings: dict[str, Any], *, resume: bool) -> Non
         if different:
             what = ", ".join(f"{name} was {before.get(name)}, is {settings[name]}" for name in different)
             raise ConfigError(f"the results are of another run: {what}", where="--resume", mend="Use another folder")
-    write_text(record, json.dumps(settings, indent=1) + "\n")
+    replace_file(record, json.dumps(settings, indent=1) + "\n")
 
 
 def listed(items: list[str]) -> str:

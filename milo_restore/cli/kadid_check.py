@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from milo_restore.files.write import write_text
+from milo_restore.files.write import replace_file
 
 if TYPE_CHECKING:
     from milo_restore.data.kadid import Distortion, GeneratorName
@@ -50,7 +50,7 @@ def check(
     if off:
         print("farthest off: " + _some([f"{row.name} ({row.psnr:.1f} dB)" for row in off]))
     if table is not None:
-        write_text(table, _csv(found))
+        replace_file(table, _csv(found))
 
 
 def _some(names: Sequence[str]) -> str:

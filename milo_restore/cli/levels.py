@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from milo_restore.cli.metric import add_metric_arguments, load_metric
 from milo_restore.errors import ConfigError, DataError
-from milo_restore.files.write import check_target, write_text
+from milo_restore.files.write import check_target, replace_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -190,7 +190,7 @@ def _predict(arguments: argparse.Namespace, kind: Distortion) -> None:
     if arguments.plot is not None:
         write_png(arguments.plot, draw_figure(lines, steps, kind))
     if arguments.csv is not None:
-        write_text(arguments.csv, _csv([(kind, lines)]))
+        replace_file(arguments.csv, _csv([(kind, lines)]))
 
 
 def _predict_all(arguments: argparse.Namespace) -> None:
@@ -219,7 +219,7 @@ def _predict_all(arguments: argparse.Namespace) -> None:
     if arguments.plot is not None:
         write_png(arguments.plot, draw_all(found))
     if arguments.csv is not None:
-        write_text(arguments.csv, _csv(found))
+        replace_file(arguments.csv, _csv(found))
 
 
 def _steps(name: str, image: Picture, kind: Distortion, arguments: argparse.Namespace) -> list[Picture]:

@@ -6,11 +6,10 @@ Importing this is cheap; torch comes with the first call.
 from __future__ import annotations
 
 import argparse
-import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from milo_restore.errors import DataError
+from milo_restore.errors import DataError, WeightsError
 from milo_restore.processes import choose_device
 
 if TYPE_CHECKING:
@@ -122,16 +121,18 @@ def _load_tensor(path: Path) -> Tensor:
     """The one array or tensor that a file holds, alone or as the only entry of a dictionary."""
     import numpy as np
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+
+    from milo_restore.files.state import read_content
 
     try:
         if path.suffix == ".npy":
             return torch.from_numpy(np.load(path, allow_pickle=False))
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (OSError, EOFError, ValueError, TypeError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+        content, _ = read_content(path)
+    except WeightsError as error:
+        raise DataError(error.what, where=path) from error
+    except (OSError, EOFError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise DataError(f"cannot be read ({reason})", where=path) from error
+        raise DataError(f"unreadable ({reason})", where=path) from error
     if isinstance(content, dict) and len(content) == 1:
         content = next(iter(content.values()))
     if not isinstance(content, torch.Tensor):

@@ -60,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="none, tiny:denoise, bsrnet, scunet, swinir-general, ..., or a file (default: DiffBIR's for task and "
         "version)",
     )
+    parser.add_argument(
+        "--cleaner-entry", metavar="NAME", help="of a cleaner's file with several networks (default: params_ema first)"
+    )
     parser.add_argument("--upscale", type=float, metavar="N", help="size of the result (default: 4 for sr, else 1)")
     parser.add_argument("--steps", type=int, default=50, metavar="N", help="of sampling (default: 50)")
     parser.add_argument(
@@ -130,7 +133,7 @@ def load_pipeline(arguments: argparse.Namespace) -> tuple[DiffBIRPipeline, dict[
         raise WeightsError("has no control network", where=f"--model {arguments.model}", mend=mend)
     version = _version(arguments.version, parts.scheduler.config.prediction_type)
     name = arguments.cleaner or _default_cleaner(arguments, version, parts.folder)
-    cleaner = load_cleaner(name).to(device)
+    cleaner = load_cleaner(name, entry=arguments.cleaner_entry).to(device)
     pipeline = DiffBIRPipeline(
         parts.vae, parts.unet, control, noise_scheduler(version), cleaner=cleaner, prompts=parts.prompts
     )
@@ -139,6 +142,7 @@ def load_pipeline(arguments: argparse.Namespace) -> tuple[DiffBIRPipeline, dict[
         "control": str(arguments.control or "the model's"),
         "version": version,
         "cleaner": str(name),
+        "cleaner_entry": arguments.cleaner_entry,
         "upscale": UPSCALE[arguments.task] if arguments.upscale is None else arguments.upscale,
         "steps": arguments.steps,
         "guidance": arguments.guidance,
@@ -193,5 +197,5 @@ def _restore_all(
             raise
         except MiloRestoreError as error:
             where = job.source if error.where is None else error.where
-            mend = error.mend or "Results made so far are whole; --resume goes on"
+            mend = ". ".join(filter(None, (error.mend, "Results made so far are whole; --resume goes on")))
             raise type(error)(error.what, where=where, mend=mend) from error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from milo_restore.cli.files import find_pairs
 from milo_restore.cli.metric import LATENT_SUFFIXES, add_metric_arguments, load_metric, pair_error, read_pair
 from milo_restore.errors import DataError
-from milo_restore.files.write import check_target, write_text
+from milo_restore.files.write import check_target, replace_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,9 +75,9 @@ def main(arguments: argparse.Namespace) -> int:
     print(f"metric: {type(metric).__name__}, weights: {metric.weights}")
     print(_table(scores, means))
     if arguments.csv is not None:
-        write_text(arguments.csv, _csv(scores))
+        replace_file(arguments.csv, _csv(scores))
     if arguments.json is not None:
-        write_text(arguments.json, _json(metric, scores, means))
+        replace_file(arguments.json, _json(metric, scores, means))
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +24,9 @@ from milo_restore.data.degraded_patches import DegradedPairs, FilePairs, Files
 from milo_restore.data.image_sets import PHOTOGRAPHS, centre_crop, load_collection
 from milo_restore.data.images import list_images_below, to_tensor
 from milo_restore.data.keys import keyed_rng
-from milo_restore.data.latent_cache import images_sha256
 from milo_restore.data.restoration_pairs import RestorationPair, noisy_pairs
 from milo_restore.files import DATASETS, find_dataset
-from milo_restore.files.download import sha256_of
+from milo_restore.files.hashes import images_sha256, sha256_of, text_sha256
 
 FACE = "astronaut-face"
 FACE_ROWS, FACE_COLUMNS = slice(0, 256), slice(96, 352)  # of scikit-image's astronaut
@@ -126,7 +124,7 @@ def fingerprint(pairs: DegradedPairs, data: DegradedData) -> dict[str, str]:
     """What a run trains on: the images (those on disk by name and size) and the degradation with all its values."""
     if isinstance(pairs, FilePairs):
         listed = "\n".join(f"{path.name} {path.stat().st_size}" for path in pairs.images.paths)
-        images = hashlib.sha256(listed.encode()).hexdigest()
+        images = text_sha256(listed)
     else:
         images = images_sha256(pairs.images)
     return {"images": images, "degradation": repr(data.chosen), "flip": str(pairs.flip)}
@@ -137,7 +135,7 @@ def contents(pairs: DegradedPairs, samples: int) -> str:
     if not isinstance(pairs, FilePairs):
         return ""
     used = sorted({pairs.image_number(position) for position in range(samples)})
-    return hashlib.sha256(" ".join(sha256_of(pairs.images.paths[number]) for number in used).encode()).hexdigest()
+    return text_sha256(" ".join(sha256_of(pairs.images.paths[number]) for number in used))
 
 
 def _degraded(number: int, name: str, image: NDArray[np.uint8], data: DegradedData) -> RestorationPair:

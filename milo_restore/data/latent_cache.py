@@ -7,24 +7,22 @@ not a draw from it, so that each visit still draws its own latent.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from milo_restore.data.keys import SampleKey, epoch_order
 from milo_restore.errors import ConfigError, DataError
-from milo_restore.files.write import replacing, write_text
+from milo_restore.files.hashes import tensors_sha256, text_sha256
+from milo_restore.files.write import replace_file, replacing
 from milo_restore.processes import gather, rank_and_size
 
 Encode = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
@@ -91,7 +89,7 @@ def cache_latents(
         encode: what to keep of them.
         folder: of all caches; this one gets a folder of its own in it, named by a digest of what it depends on.
         identity: all that the latents depend on beside what follows: hashes of the images, the VAE and the cleaner
-            (`images_sha256`, `module_sha256`), the degradation's settings. JSON values.
+            (`milo_restore.files.hashes`), the degradation's settings. JSON values.
         samples: size of the pool.
         patch: side of the crops, in pixels.
         seed: the run's.
@@ -109,10 +107,10 @@ def cache_latents(
     if samples < 1:
         raise ConfigError(f"needs at least 1 sample, got {samples}", where="cache.samples")
     about = json.dumps({**identity, "patch": patch, "seed": seed}, sort_keys=True, indent=1)
-    home = Path(folder) / hashlib.sha256(about.encode()).hexdigest()[:16]
+    home = Path(folder) / text_sha256(about)[:16]
     share = share or rank_and_size()
     if share[0] == 0:
-        write_text(home / "identity.json", about + "\n")
+        replace_file(home / "identity.json", about + "\n")
     missing = [number for number in range(share[0], samples, share[1]) if not _intact(sample_file(home, number), say)]
     keys = [SampleKey(0, number, number, patch) for number in missing]
     loader = DataLoader(_Listed(pairs, keys), batch_size=batch, num_workers=workers)
@@ -145,7 +143,7 @@ def cached_embeddings(
     """
     found = {}
     for text in texts:
-        digest = hashlib.sha256(json.dumps([encoder, text]).encode()).hexdigest()[:32]
+        digest = text_sha256(json.dumps([encoder, text]))[:32]
         path = Path(folder) / "texts" / f"{digest}.safetensors"
         if not _intact(path, print):
             _write(path, {"embedding": embed(text).detach().float().cpu()}, text)
@@ -156,24 +154,6 @@ def cached_embeddings(
 def sample_file(folder: Path, number: int) -> Path:
     """Where a sample of the pool lies: at most a thousand files share a folder."""
     return folder / f"{number // 1000:04d}" / f"{number:07d}.safetensors"
-
-
-def images_sha256(images: Sequence[tuple[str, NDArray[np.uint8]]]) -> str:
-    """A hash of all pixels of a set of images, in its order; their names do not matter."""
-    digest = hashlib.sha256()
-    for _, image in images:
-        digest.update(json.dumps(image.shape).encode() + np.ascontiguousarray(image).tobytes())
-    return digest.hexdigest()
-
-
-def module_sha256(module: nn.Module) -> str:
-    """A hash of a module's parameters and buffers, names and values, wherever they are."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        data = value.detach().cpu().contiguous()
-        digest.update(f"{name} {data.dtype} {tuple(data.shape)}\0".encode())
-        digest.update(data.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 class _Listed(Dataset[Any]):
@@ -191,7 +171,7 @@ class _Listed(Dataset[Any]):
 def _write(path: Path, tensors: Mapping[str, Tensor], name: str) -> None:
     content = {key: value.contiguous() for key, value in tensors.items()}
     # As bytes first: a full disk then shows as an OSError, which `replacing` words.
-    data = save(content, {"name": name, "sha256": _digest(content)})
+    data = save(content, {"name": name, "sha256": tensors_sha256(content)})
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
@@ -202,7 +182,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
             # Copied: what safetensors gives lies in the mapped file, and ends the process if that is cut short.
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118  no mapping
             about = file.metadata() or {}
-        if about.get("sha256") != _digest(tensors):
+        if about.get("sha256") != tensors_sha256(tensors):
             raise ValueError("its sha256 is another")
     except (OSError, SafetensorError, ValueError) as error:
         mend = "Start again with --resume latest: it is encoded anew"
@@ -219,10 +199,3 @@ def _intact(path: Path, say: Callable[[str], None]) -> bool:
         say(f"{path}: {error.what}: it is written anew")
         return False
     return True
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for key in sorted(tensors):
-        digest.update(f"{key} {tuple(tensors[key].shape)}\0".encode() + tensors[key].numpy().tobytes())
-    return digest.hexdigest()

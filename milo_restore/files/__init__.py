@@ -10,12 +10,21 @@ What there is, from which commit, under which licence and with which sha256 stan
 
 from __future__ import annotations
 
-from milo_restore.files.catalogue import AssetStatus, asset_status, fetch_asset, list_assets, verify_asset
-from milo_restore.files.datasets import DATASETS, FoundDataset, can_fetch, find_dataset, locate_dataset
+from milo_restore.files.catalogue import AssetStatus, asset_status, can_fetch, fetch_asset, list_assets, verify_asset
+from milo_restore.files.datasets import DATASETS, FoundDataset, find_dataset, locate_dataset
 from milo_restore.files.download import assets_folder, cache_folder
-from milo_restore.files.weights import WEIGHTS, fetch_weights, find_weights, weights_path, weights_sha256
+from milo_restore.files.weights import (
+    CLEANERS,
+    WEIGHTS,
+    fetch_weights,
+    find_weights,
+    present_weights,
+    weights_path,
+    weights_sha256,
+)
 
 __all__ = [
+    "CLEANERS",
     "DATASETS",
     "WEIGHTS",
     "AssetStatus",
@@ -30,6 +39,7 @@ __all__ = [
     "find_weights",
     "list_assets",
     "locate_dataset",
+    "present_weights",
     "verify_asset",
     "weights_path",
     "weights_sha256",

@@ -9,7 +9,7 @@ from typing import Literal
 from milo_restore.errors import DataError, MiloRestoreError, WeightsError
 from milo_restore.files import datasets, download, registry, weights
 
-State = Literal["found", "unverified", "damaged", "missing"]
+State = Literal["found", "not checked", "unverified", "damaged", "missing"]
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,10 @@ class AssetStatus:
         name: as `fetch_asset` takes it.
         kind: ``weights`` or ``dataset``.
         licence: its licence, or what is known about it.
-        bytes: size of the download; 0 where this program cannot download it.
-        state: ``found`` (checked by sha256), ``unverified`` (a data set of the right count in another encoding),
-            ``damaged`` (there, but wrong) or ``missing``.
+        bytes: size of the download; 0 where it is not known, or this program cannot download it.
+        state: ``found`` (checked by its hash), ``not checked`` (a weight file whose hash nobody published, brought
+            by the user), ``unverified`` (a data set of the right count in another encoding), ``damaged`` (there, but
+            wrong) or ``missing``.
         where: the file or the folders; where it is missing, None.
         note: where it is missing or damaged, what to do about it.
     """
@@ -77,7 +78,7 @@ def verify_asset(name: str, root: str | Path | None = None) -> AssetStatus:
     if name in weights.WEIGHTS:
         state, where = _look(name, root)
         if where is None:
-            raise WeightsError("is not there", where=name, mend=f"Run 'milo-restore assets fetch {name}'")
+            raise WeightsError("is not there", where=name, mend=weights.where_to_get(name))
         return _status(name, state, where)
     return _of_dataset(datasets.locate_dataset(name, root))
 
@@ -100,13 +101,26 @@ def fetch_asset(name: str, root: str | Path | None = None) -> AssetStatus:
         return _of_dataset(datasets.fetch_dataset(name, root))
     folder = Path(root).expanduser() if root is not None else None
     path = weights.find_weights(name, folder) or weights.fetch_weights(name, folder)
-    return _status(name, "found", str(path))
+    return _status(name, _state(name, path), str(path))
+
+
+def can_fetch(name: str) -> bool:
+    """True if an asset can be downloaded by this program and held against a hash known beforehand."""
+    if name in weights.WEIGHTS:
+        file = registry.weight_file(name)
+        return bool(file.sha256 or file.git_blob)
+    return "source" not in registry.upstream()["datasets"][name]
+
+
+def _state(name: str, path: Path) -> State:
+    """State of a weight file that is there and passed `download.check_file`."""
+    return "found" if download.can_check(path, registry.weight_file(name)) else "not checked"
 
 
 def _look(name: str, root: str | Path | None) -> tuple[State, str | None]:
     if name in weights.WEIGHTS:
         path = weights.find_weights(name, Path(root).expanduser() if root is not None else None)
-        return ("missing", None) if path is None else ("found", str(path))
+        return ("missing", None) if path is None else (_state(name, path), str(path))
     found = datasets.search_dataset(name, root)
     return ("missing", None) if found is None else (found.state, _where(found))
 
@@ -131,7 +145,7 @@ def _status(name: str, state: State, where: str | None, note: str | None = None)
 
 
 def _advice(name: str) -> str:
-    """What to do about a missing asset."""
+    """How to get a missing asset."""
     table = registry.upstream()["datasets"].get(name, {})
     if "source" not in table:
         return f"Run 'milo-restore assets fetch {name}'"

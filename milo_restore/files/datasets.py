@@ -10,6 +10,7 @@ from typing import Literal
 
 from milo_restore.errors import DataError
 from milo_restore.files import download, registry
+from milo_restore.files.hashes import sha256_of
 
 DATASETS = (
     "BSD400", "CBSD68", "Kodak24", "McMaster", "Urban100", "Set12",
@@ -125,11 +126,6 @@ def fetch_dataset(name: str, root: str | Path | None = None) -> FoundDataset:
     return locate_dataset(name, base)
 
 
-def can_fetch(name: str) -> bool:
-    """Whether an asset's files are known and can be downloaded by this program; others a user brings."""
-    return "source" not in registry.upstream()["datasets"].get(name, {})
-
-
 def dataset_name(name: str) -> str:
     """The name in its usual spelling.
 
@@ -208,13 +204,14 @@ def _check(name: str, paths: list[Path], folders: list[Path]) -> Literal["found"
     where = " + ".join(str(folder) for folder in folders)
     count = registry.upstream()["datasets"][name]["count"]
     if len(paths) != count:
-        complete = f"Complete it with 'milo-restore assets fetch {name}'" if can_fetch(name) else "Complete it"
+        fetched = name in registry.dataset_index()
+        complete = f"Complete it with 'milo-restore assets fetch {name}'" if fetched else "Complete it"
         mend = f"{complete}, or remove what does not belong there"
         raise DataError(f"{name} has {count} images, found {len(paths)}", where=where, mend=mend)
     if name not in registry.dataset_index():
         return "unverified"
     known = {file.sha256 for file in registry.dataset_index()[name].values()}
-    strangers = [path for path in paths if download.sha256_of(path) not in known]
+    strangers = [path for path in paths if sha256_of(path) not in known]
     if not strangers:
         return "found"
     if len(strangers) == count:

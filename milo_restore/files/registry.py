@@ -16,23 +16,27 @@ RAW_HOST = "https://raw.githubusercontent.com"
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file of an outside repository, pinned.
+    """One outside file, pinned by what is known of it.
 
     Attributes:
         name: its file name here.
-        bytes: its size.
-        sha256: its hash.
-        source: ``owner/repository@commit:path``.
+        bytes: its size; 0 where it is not known.
+        sha256: its hash; empty where it is not known.
+        source: ``owner/repository@commit:path`` on GitHub, or an address.
+        git_blob: git's hash of it; empty where it is not known or not needed.
     """
 
     name: str
     bytes: int
     sha256: str
     source: str
+    git_blob: str = ""
 
     @property
     def url(self) -> str:
         """Where it is downloaded from."""
+        if self.source.startswith("https://"):
+            return self.source
         place, _, path = self.source.partition(":")
         repository, _, commit = place.partition("@")
         return f"{RAW_HOST}/{repository}/{commit}/{quote(path)}"
@@ -78,5 +82,6 @@ def weight_file(name: str) -> RemoteFile:
     """The pinned file of a table ``weights.<name>``."""
     table = upstream()["weights"][name]
     repository = upstream()["repositories"][table["repository"]]
-    source = f"{repository['name']}@{repository['commit']}:{table['path']}"
-    return RemoteFile(table["file"], table["bytes"], table["sha256"], source)
+    source = f"{repository['name']}@{repository['commit']}:{table['path']}" if "path" in table else table["url"]
+    known = table.get("bytes", 0), table.get("sha256", "")
+    return RemoteFile(table["file"], *known, source, table.get("git_blob", ""))

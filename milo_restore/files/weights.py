@@ -1,25 +1,36 @@
-"""The authors' weights of MILO and of the masking-enhanced metrics, by name."""
+"""Outside weight files by name: the metrics', the backbone under some of them, and DiffBIR's cleaners.
+
+Where each comes from stands in ``third_party/upstream.toml``.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from milo_restore.errors import WeightsError
 from milo_restore.files import download, registry
 
-WEIGHTS = ("milo", "milo-latent", "e-mae", "e-mse", "e-psnr", "e-ssim")
+WEIGHTS: tuple[str, ...] = tuple(registry.upstream()["weights"])
+"""All names, such as ``milo`` (MILO.pth), ``e-mae`` (E_MAE.pth), ``vgg16``, ``bsrnet``."""
+CLEANERS: tuple[str, ...] = tuple(
+    name for name in WEIGHTS if registry.upstream()["weights"][name]["folder"] == "diffbir"
+)
+"""Those that DiffBIR restores images with before its diffusion model sees them."""
+
 _SMALL_ONES = ("milo",)  # mini's latents are another world's than milo-latent's
 
 
 def weights_path(name: str) -> Path:
-    """A weight file of the authors, checked by sha256: from the local folder, from the cache, or downloaded once.
+    """A weight file, checked by its hash: from the local folder, from the cache, or downloaded once.
 
     Args:
-        name: one of `WEIGHTS`: ``milo`` (MILO.pth), ``milo-latent`` (MILO_latent.pth), ``e-mae`` (E_MAE.pth), ...
+        name: one of `WEIGHTS`.
 
     Returns:
-        ``MILO.pth`` or ``weights/milo/MILO.pth`` in the folder named by ``MILO_RESTORE_ASSETS``, or else in the cache.
-        The masking-enhanced metrics' folder is ``weights/enhanced_iqm``.
+        ``MILO.pth``, ``weights/MILO.pth`` or ``weights/milo/MILO.pth`` in the folder named by ``MILO_RESTORE_ASSETS``,
+        or else in the cache. The last folder is the table's ``folder`` in ``upstream.toml``. VGG16 is found, and put,
+        where torchvision has it, too.
 
     Raises:
         WeightsError: no such name; a file with another content (it is named, and no other one is taken in its place);
@@ -28,6 +39,24 @@ def weights_path(name: str) -> Path:
     """
     found = find_weights(name)
     return found if found is not None else fetch_weights(name)
+
+
+def present_weights(name: str) -> Path:
+    """As `weights_path`, but nothing is downloaded: for files that are large, or whose licence a user should have read.
+
+    Raises:
+        WeightsError: it is nowhere; the error says how to get it and where it belongs.
+    """
+    found = find_weights(name)
+    if found is None:
+        raise WeightsError("is not there", where=_file(name).name, mend=where_to_get(name))
+    return found
+
+
+def where_to_get(name: str) -> str:
+    """How to get a weight file that is missing, in one sentence."""
+    roots = " or ".join(str(root / _folder(name)) for root in _roots(None))
+    return f"Run 'milo-restore assets fetch {name}', or get {_file(name).url} and put it into {roots}"
 
 
 def find_weights(name: str, root: Path | None = None) -> Path | None:
@@ -60,7 +89,8 @@ def fetch_weights(name: str, root: Path | None = None, *, timeout: float = downl
         WeightsError: no such name, or it cannot be downloaded.
     """
     file = _file(name)
-    folder = (root or download.cache_folder()) / _folder(name)
+    in_hub = root is None and registry.upstream()["weights"][name].get("hub", False)
+    folder = _torch_hub() if in_hub else (root or download.cache_folder()) / _folder(name)
     mend = f"Where there is a network, run 'milo-restore assets fetch {name}', or get the file from {file.url}; put it "
     mend += f"into the folder that {download.ASSETS_VARIABLE} names, or into {folder}"
     if name in _SMALL_ONES:
@@ -69,7 +99,7 @@ def fetch_weights(name: str, root: Path | None = None, *, timeout: float = downl
 
 
 def weights_sha256(name: str) -> str:
-    """The hash that a weight file must have.
+    """The hash that a weight file must have; empty where it is not known.
 
     Raises:
         WeightsError: no such name.
@@ -88,7 +118,19 @@ def _folder(name: str) -> str:
     return f"weights/{registry.upstream()['weights'][name]['folder']}"
 
 
-def _places(name: str, file: registry.RemoteFile, root: Path | None) -> list[Path]:
+def _roots(root: Path | None) -> list[Path]:
     local = download.assets_folder() if root is None else root
-    roots = [local] if root is not None else [local, download.cache_folder()]
-    return [folder / sub / file.name for folder in roots if folder is not None for sub in ("", _folder(name))]
+    return [folder for folder in (local, download.cache_folder() if root is None else None) if folder is not None]
+
+
+def _places(name: str, file: registry.RemoteFile, root: Path | None) -> list[Path]:
+    places = [folder / sub / file.name for folder in _roots(root) for sub in ("", "weights", _folder(name))]
+    in_hub = root is None and registry.upstream()["weights"][name].get("hub", False)
+    return places + [_torch_hub() / file.name] * in_hub
+
+
+def _torch_hub() -> Path:
+    """Where torch keeps downloaded weights, by its own documented rule; importing torch to ask it takes seconds."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    home = os.environ.get("TORCH_HOME") or cache / "torch"
+    return Path(home).expanduser() / "hub" / "checkpoints"

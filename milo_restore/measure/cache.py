@@ -6,12 +6,12 @@ where the files lie does not matter.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from milo_restore.errors import DataError
+from milo_restore.files.hashes import text_sha256
 from milo_restore.measure.metrics import Metric
 
 
@@ -37,7 +37,7 @@ class ScoreCache:
             DataError: the folder cannot be made, or the file cannot be read.
         """
         identity = json.dumps(metric.identity(), sort_keys=True)
-        name = f"{metric.identity()['metric']}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.jsonl"
+        name = f"{metric.identity()['metric']}-{text_sha256(identity)[:16]}.jsonl"
         cache = cls(folder / name)
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from milo_restore.data import to_uint8, write_png
 from milo_restore.data.restoration_pairs import RestorationPair
 from milo_restore.errors import DataError, NumericsError
-from milo_restore.files.write import write_text
+from milo_restore.files.write import replace_file
 from milo_restore.measure.folders import find_images
 from milo_restore.measure.metrics import Metric, Protocol
 from milo_restore.measure.results import make_results, to_json
@@ -147,8 +147,8 @@ def evaluate_restorers(
             results[name][method] = found
             if rank_and_size()[0] == 0:
                 about = {"method": labels.get(method, method), "title": name, "order": order}
-                write_text(place / method / PROVENANCE, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-                write_text(place / method / RESULTS, to_json(found))
+                replace_file(place / method / PROVENANCE, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+                replace_file(place / method / RESULTS, to_json(found))
     return results
 
 

@@ -17,7 +17,7 @@ import torch
 
 import milo_restore
 from milo_restore.errors import DataError
-from milo_restore.files.download import sha256_of
+from milo_restore.files.hashes import sha256_of
 from milo_restore.measure.folders import ImageFiles
 from milo_restore.measure.intervals import FEWEST, LEVEL, METHOD, Floats, mean_interval
 from milo_restore.measure.metrics import Metric, MetricUnavailable, Protocol

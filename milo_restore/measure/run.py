@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from milo_restore.data.images import read_image
 from milo_restore.errors import ConfigError, MiloRestoreError
-from milo_restore.files.download import sha256_of
+from milo_restore.files.hashes import sha256_of
 from milo_restore.measure.cache import ScoreCache
 from milo_restore.measure.folders import ImageFiles
 from milo_restore.measure.metrics import Batch, Metric

@@ -29,10 +29,11 @@ from torch import Tensor, nn
 
 from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.files import WEIGHTS, weights_sha256
+from milo_restore.files.state import fill
 from milo_restore.metric.checks import as_rgb, check_image_values, check_pair
 from milo_restore.metric.freeze import freeze_into_buffers
 from milo_restore.metric.network import ScoreScaler
-from milo_restore.metric.weights import WeightsInfo, fill, load_weights
+from milo_restore.metric.weights import WeightsInfo, load_weights
 
 E = TypeVar("E", bound="EnhancedMetric")
 
@@ -260,7 +261,7 @@ def load_enhanced(name: str, weights: str | Path = "official") -> EnhancedMetric
         if other != name and info.sha256 == weights_sha256(other):
             raise WeightsError(f"holds the weights of {other}, not of {name}", where=info.path)
     metric = _CLASSES[name]()
-    fill(metric, state, info)
+    fill(metric, state, info.path, assign=True)
     metric.weights = info
     _drop_decayed_weights(metric)
     return metric.freeze()

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from milo_restore.errors import ConfigError, DataError, WeightsError
 from milo_restore.files import find_weights
-from milo_restore.files.write import write_text
+from milo_restore.files.write import replace_file
 from milo_restore.metric.e_pixel import ABSENT, ENHANCED, EnhancedMetric, load_enhanced
 from milo_restore.metric.milo import MILO
 
@@ -172,7 +172,7 @@ class PseudoMOS(nn.Module):
         Raises:
             DataError: it cannot be written.
         """
-        write_text(Path(path), json.dumps(self.to_json(), indent=2) + "\n")
+        replace_file(Path(path), json.dumps(self.to_json(), indent=2) + "\n")
 
 
 def load_member(name: str) -> Member:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from milo_restore.errors import ConfigError
 from milo_restore.files.hub import at_revision
+from milo_restore.files.state import fill
 from milo_restore.metric.checks import (
     as_rgb,
     check_image_values,
@@ -26,7 +27,7 @@ from milo_restore.metric.checks import (
 )
 from milo_restore.metric.freeze import freeze_into_buffers
 from milo_restore.metric.network import N_SCALES, MaskNetwork, ScoreScaler, traced, visibility_mask
-from milo_restore.metric.weights import WeightsInfo, fill, load_weights
+from milo_restore.metric.weights import WeightsInfo, load_weights
 
 M = TypeVar("M", bound="MaskedError")
 Reduction = Literal["none", "mean", "sum"]
@@ -85,7 +86,7 @@ class MaskedError(nn.Module, ABC):
         state, info = load_weights(weights, self._asset, self._shipped)
         with torch.device("meta"):  # where initial values, which no one needs, cost neither time nor random numbers
             self._build(reduction)
-        fill(self, state, info)
+        fill(self, state, info.path, assign=True)
         self.weights = info
         self.freeze().mask_network.compute_in(compute_dtype)
 

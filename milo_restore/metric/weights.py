@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from torch import Tensor, nn
 
 from milo_restore.errors import WeightsError
 from milo_restore.files import fetch_weights, find_weights, weights_path
+from milo_restore.files.hashes import sha256_of
 from milo_restore.files.hub import WEIGHTS_FILE, weights_folder
-from milo_restore.files.state import read_state_file
+from milo_restore.files.state import State, read_state
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 AUTO_TIMEOUT = 5.0
@@ -67,7 +66,7 @@ class WeightsInfo:
         return f"{self.name} ({Path(self.path).name}, sha256 {self.sha256[:12]}{chosen})"
 
 
-def load_weights(name: str | Path, asset: str, shipped: str | None) -> tuple[dict[str, Tensor], WeightsInfo]:
+def load_weights(name: str | Path, asset: str, shipped: str | None) -> tuple[State, WeightsInfo]:
     """Find, check and read weights.
 
     Args:
@@ -91,24 +90,10 @@ def load_weights(name: str | Path, asset: str, shipped: str | None) -> tuple[dic
     else:
         folder = weights_folder(name)
         path = Path(name) if folder is None else folder / WEIGHTS_FILE
-    content = read_state_file(path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    info = WeightsInfo(chosen, str(path), digest, name == "auto", _agreement(path))
+    content = read_state(path)
+    info = WeightsInfo(chosen, str(path), sha256_of(path), name == "auto", _agreement(content.metadata, path))
     # Copied: the tensors of a .safetensors lie in the file itself, which a training may replace.
-    return {_ours(key): value.to(torch.float32, copy=True) for key, value in content.items()}, info
-
-
-def fill(metric: nn.Module, state: dict[str, Tensor], info: WeightsInfo) -> None:
-    """Make a state's tensors a metric's weights, all of them and no others; the metric may lie on the meta device.
-
-    Raises:
-        WeightsError: they are of another architecture.
-    """
-    try:
-        metric.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:240]
-        raise WeightsError(f"does not fit {type(metric).__name__} ({reason})", where=info.path) from error
+    return {_ours(key): value.to(torch.float32, copy=True) for key, value in content.tensors.items()}, info
 
 
 @functools.cache
@@ -131,16 +116,8 @@ def _shipped_file(shipped: str | None, asked: str) -> Path:
     return SHIPPED / shipped
 
 
-def recorded(path: Path) -> dict[str, str]:
-    """The metadata of a .safetensors file that `read_state_file` can read; nothing of a .pth."""
-    if path.suffix != ".safetensors":
-        return {}
-    with safe_open(path, "pt") as file:
-        return file.metadata() or {}
-
-
-def _agreement(path: Path) -> Agreement:
-    said = recorded(path)
+def _agreement(said: Mapping[str, str], path: Path) -> Agreement:
+    """The agreement that the metadata of a .safetensors file states."""
     try:
         return Agreement(**{key.name: float(said[key.name]) for key in fields(Agreement) if key.name in said})
     except ValueError as error:

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from milo_restore.errors import ConfigError, DataError, WeightsError
 from milo_restore.files.hub import WEIGHTS_FILE, at_revision, weights_folder
-from milo_restore.files.state import read_state_file
+from milo_restore.files.state import fill, read_state
 from milo_restore.models.restormer_blocks import LAYER_NORMS, Block, Embed, PlainStrideConv2d, Resample, layout_of
 
 __all__ = ["Restormer", "infer_arguments"]
@@ -123,13 +123,13 @@ class Restormer(nn.Module):
         self.gradient_checkpointing = False
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, *, entry: str = "params", **arguments: Any) -> Restormer:
+    def from_checkpoint(cls, path: str | Path, *, entry: str | None = None, **arguments: Any) -> Restormer:
         """Build the network of a weight file and load it strictly.
 
         Args:
-            path: ``.pth`` (read with ``weights_only=True``) or ``.safetensors``.
-            entry: the entry of a ``.pth``, or key prefix of a ``.safetensors``, that holds the weights
-                (``params_ema`` for BasicSR's averaged ones); a file that has no entries is taken as a whole.
+            path: a weight file, see `milo_restore.files.state.read_state`.
+            entry: the entry that holds the weights, such as ``params``; by default averaged weights (``params_ema``)
+                where the file has them, see `milo_restore.files.state.ENTRIES`.
             **arguments: constructor arguments the file is held to; those left out are read off the weights.
 
         Returns:
@@ -140,16 +140,13 @@ class Restormer(nn.Module):
             ConfigError: an argument is unknown or out of range.
         """
         path = Path(path)
-        state = read_state_file(path, entry)
+        state = read_state(path, entry=entry).tensors
         found = infer_arguments(state, where=path)
         if unknown := set(arguments) - {*found, "gradient_checkpointing"}:
             raise ConfigError(
                 "not an argument of Restormer", where=sorted(unknown)[0], mend="See Restormer's docstring."
             )
-        model = cls(**{**found, **arguments})
-        _check_state(model.state_dict(), state, path)
-        model.load_state_dict(state)
-        return model
+        return fill(cls(**{**found, **arguments}), state, path)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, revision: str | None = None) -> Restormer:
@@ -312,20 +309,3 @@ def _expansion(dim: int, widths: Sequence[int]) -> float:
         if [int(c * round(middle, digits)) for c in channels] == list(widths):
             return round(middle, digits)
     return middle
-
-
-def _check_state(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
-    missing, unexpected = expected.keys() - found.keys(), found.keys() - expected.keys()
-    wrong = {
-        f"{key} {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}"
-        for key in expected.keys() & found.keys()
-        if expected[key].shape != found[key].shape
-    }
-    parts = [
-        f"{len(names)} {what}: {', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''}"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of wrong shape", wrong))
-        if names
-    ]
-    if parts:
-        mend = "Give the arguments it was trained with, or leave them out to read them off the file."
-        raise WeightsError(f"weights of another architecture; {'; '.join(parts)}", where=path, mend=mend)

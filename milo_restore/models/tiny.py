@@ -7,14 +7,14 @@ statement about quality. ``recipes/train_tiny_world.py`` trains it, `tiny_world`
 from __future__ import annotations
 
 import functools
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from milo_restore.errors import WeightsError
+from milo_restore.errors import DataError, WeightsError
+from milo_restore.files.hashes import sha256_of
 from milo_restore.models.tiny_vae_start import start_as_pyramid
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ def _verify(folder: Path) -> None:
     for line in lines:
         digest, name = line.split(maxsplit=1)
         try:
-            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        except OSError as error:
-            raise WeightsError(f"cannot be read ({error.strerror})", where=folder / name, mend=mend) from error
+            found = sha256_of(folder / name)
+        except DataError as error:
+            raise WeightsError(error.what, where=folder / name, mend=mend) from error
         if found != digest:
             raise WeightsError(f"is damaged: its sha256 is not that of {SUMS}", where=folder / name, mend=mend)
 
@@ -112,7 +112,6 @@ def tiny_scheduler() -> DDPMScheduler:
 
 def tiny_cleaner() -> nn.Module:
     """An untrained cleaner: Real-ESRGAN's compact network at scale 1, which adds what it predicts to its input."""
-    import milo_restore.compat  # noqa: F401  # isort: skip  (before basicsr, which it makes importable)
     from basicsr.archs.srvgg_arch import SRVGGNetCompact
 
     return SRVGGNetCompact(**CLEANER_OPTIONS)
@@ -127,7 +126,5 @@ def tiny_prompts() -> dict[str, Tensor]:
 def write_sums(folder: Path) -> None:
     """Write ``SHA256SUMS`` of a world's files."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md" and path.name != SUMS)
-    lines = [
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}" for path in files
-    ]
+    lines = [f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}" for path in files]
     (folder / SUMS).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from milo_restore.data.images import read_image
 from milo_restore.errors import DataError, MiloRestoreError
-from milo_restore.files.download import sha256_of
+from milo_restore.files.hashes import sha256_of
 from milo_restore.measure.cache import ScoreCache
 from milo_restore.measure.metrics import REFUSALS, Batch, Metric
 from milo_restore.opinions.coefficients import Correlation, correlate_scores

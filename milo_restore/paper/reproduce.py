@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from milo_restore.errors import ConfigError
-from milo_restore.files.write import write_text
+from milo_restore.files.write import replace_file
 from milo_restore.measure.metrics import Protocol, load_metrics
 from milo_restore.measure.restorer import PROVENANCE, RESULTS
 from milo_restore.measure.results import read_results
@@ -106,7 +106,7 @@ def _measured_by(job: Job) -> tuple[str, ...]:
 def _write_provenance(table: Table, cell: Cell, scale: str) -> None:
     """What a cell was made by, for the report and for the next call."""
     text = json.dumps(provenance(table, cell, scale), indent=1, ensure_ascii=False)
-    write_text(cell.folder / PROVENANCE, text + "\n")
+    replace_file(cell.folder / PROVENANCE, text + "\n")
 
 
 def write_tables(
@@ -123,7 +123,7 @@ def write_tables(
                 found[key] = read_results(cell.folder / RESULTS)
         for style, suffix in STYLES.items():
             text = render(table, scale, found, style)  # type: ignore[arg-type]
-            write_text(out / f"table{table.number}.{suffix}", text)
+            replace_file(out / f"table{table.number}.{suffix}", text)
             if style == "text":
                 print(text)
     print(f"tables: {out}/table*.txt, .md, .tex")

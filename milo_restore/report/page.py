@@ -11,7 +11,7 @@ from typing import Any
 
 import milo_restore
 from milo_restore.errors import ConfigError
-from milo_restore.files.write import write_text
+from milo_restore.files.write import replace_file
 from milo_restore.measure.intervals import METHOD
 from milo_restore.measure.results import interval_text
 from milo_restore.report.collect import Group, Run, extremes, group_runs, read_runs
@@ -66,7 +66,7 @@ def write_report(
     budget = int(max_mb * 1e6) - len(bare.encode()) - notes
     pictures, rung = make_pictures(chosen, budget, maps=maps, progress=progress)
     text = _page(title, groups, pictures, rung)
-    write_text(out, text)
+    replace_file(out, text)
     shown = sum(map(len, pictures))
     size = len(text.encode()) / 1e6
     return f"{out}: {size:.1f} MB, {len(groups)} groups, pictures of {shown} of {total} images"

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from milo_restore.data.images import read_image, to_tensor
 from milo_restore.errors import DataError
-from milo_restore.files.download import sha256_of
+from milo_restore.files.hashes import sha256_of
 from milo_restore.metric import MILO
 from milo_restore.report.collect import Group, Run
 from milo_restore.show.grid import heat_map

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 import milo_restore
 from milo_restore.config import dump_config
-from milo_restore.train.checkpoint import replace_file, sync, writing
+from milo_restore.files.write import sync
+from milo_restore.train.checkpoint import replace_file, writing
 from milo_restore.train.settings import TrainSettings
 
 PROJECT = "milo-restore"

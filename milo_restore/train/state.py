@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
 from milo_restore.errors import ConfigError, WeightsError
+from milo_restore.files.hashes import text_sha256
 from milo_restore.train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _fingerprint(model: nn.Module, settings: TrainSettings, fixed: Mapping[str, 
         del kept["optimizer"]
     shapes = [(name, list(value.shape), str(value.dtype)) for name, value in model.state_dict().items()]
     trained = [name for name, value in model.named_parameters() if value.requires_grad]
-    digest = hashlib.sha256(json.dumps([shapes, trained]).encode()).hexdigest()
+    digest = text_sha256(json.dumps([shapes, trained]))
     count = sum(value.numel() for value in model.parameters())
     architecture = f"{count} parameters, shapes {digest[:12]}"
     found: dict[str, Any] = json.loads(json.dumps({**kept, "model": architecture, **fixed}, default=str))

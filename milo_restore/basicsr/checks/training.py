@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import milo_restore.compat  # noqa: F401  # isort: skip  (before basicsr, which it makes importable)
-
 from pathlib import Path
 from typing import Any
 

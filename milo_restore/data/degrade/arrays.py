@@ -67,7 +67,6 @@ def jpeg(image: Floats, quality: float) -> Floats:
 
 def sharpen(image: Floats) -> Floats:
     """Unsharp masking by basicsr's ``usm_sharp`` with its defaults: weight 0.5, radius 50, threshold 10."""
-    import milo_restore.compat  # noqa: F401  # isort: skip
     from basicsr.utils.img_process_util import usm_sharp
 
     return np.asarray(usm_sharp(image), dtype=np.float32)

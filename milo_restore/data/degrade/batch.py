@@ -136,7 +136,6 @@ def _jpeg(image: Tensor, quality: float) -> Tensor:
 
 @functools.cache
 def _jpeg_module(device: torch.device) -> nn.Module:
-    import milo_restore.compat  # noqa: F401  # isort: skip
     from basicsr.utils.diffjpeg import DiffJPEG
 
     # All DiffJPEGs share the parameters of their tables, and moving one would move all: hence the copy.
@@ -145,7 +144,6 @@ def _jpeg_module(device: torch.device) -> nn.Module:
 
 @functools.cache
 def _sharpener(device: torch.device) -> nn.Module:
-    import milo_restore.compat  # noqa: F401  # isort: skip
     from basicsr.utils.img_process_util import USMSharp
 
     return USMSharp().to(device)

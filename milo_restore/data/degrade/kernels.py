@@ -62,7 +62,6 @@ class Kernel(NamedTuple):
 def load_degradations() -> ModuleType:
     """``basicsr.data.degradations``, imported when first needed: it brings all of basicsr's data sets along."""
     with np.errstate():  # the module switches NumPy's warnings off for the whole process; this puts them back
-        import milo_restore.compat  # noqa: F401  # isort: skip
         import basicsr.data.degradations as degradations
     return degradations
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any
 
 import torch
 
 from milo_restore.errors import MiloRestoreError
+from milo_restore.files.hashes import text_sha256
 from milo_restore.measure.metrics.metric import OURS, Batch, Known, Metric, MetricUnavailable
 from milo_restore.measure.metrics.protocol import Protocol
 
@@ -58,7 +58,7 @@ def load_surrogate(name: str, protocol: Protocol, device: torch.device) -> Metri
         return [float(value) for value in teacher(batch.image_tensor, batch.reference_tensor)]
 
     names = ", ".join(f"{member.name} {member.sha256[:12]}" for member in teacher.members)
-    digest = hashlib.sha256(content.encode()).hexdigest()
+    digest = text_sha256(content)
     return Metric(name, False, True, OURS, name, names, digest, measure, note=note)
 
 

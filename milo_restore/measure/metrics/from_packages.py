@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.metadata
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from milo_restore.errors import DataError
+from milo_restore.errors import DataError, WeightsError
+from milo_restore.files.hashes import sha256_of
+from milo_restore.files.state import fill, read_state
 from milo_restore.measure.metrics.from_pyiqa import one_each, quiet, stand_ins
 from milo_restore.measure.metrics.metric import Batch, Known, Metric, MetricUnavailable
 from milo_restore.measure.metrics.protocol import Protocol
@@ -44,22 +46,19 @@ def load_st_lpips(name: str, protocol: Protocol, device: torch.device) -> Metric
         metric = stlpips.LPIPS(net=net, variant="shift_tolerant", pretrained=False, verbose=False)
     path = Path(str(stlpips.__file__)).parent / "weights" / "vST0.0" / f"{net}_shift_tolerant.pth"
     try:
-        missing, foreign = metric.load_state_dict(torch.load(path, "cpu", weights_only=True), strict=False)
-        # Its ``lins`` are its ``lin0`` to ``lin4`` again. Anything else that lacks would stay random, unnoticed.
-        gone = [key for key in missing if not key.startswith("lins.")]
-        if gone or foreign:
-            raise RuntimeError(f"does not fit: lacks {gone[:3]}, has {foreign[:3]} besides")
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
+        state = read_state(path).tensors
+        again = {re.sub(r"^lin(\d)", r"lins.\1", key): value for key, value in state.items()}  # it names them twice
+        fill(metric, {**state, **again}, path)
+    except WeightsError as error:
         mend = "pip install --force-reinstall stlpips-pytorch"
-        raise MetricUnavailable(f"its weights cannot be read ({reason})", where=path, mend=mend) from error
+        raise MetricUnavailable(error.what, where=path, mend=mend) from error
     metric = metric.to(device).eval()
 
     def measure(batch: Batch) -> list[float]:
         with torch.no_grad():  # it takes images in [-1, 1]
             return one_each(metric(2 * batch.image_tensor - 1, 2 * batch.reference_tensor - 1), len(batch))
 
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = sha256_of(path)
     described = f"{path.name}, sha256 {digest[:12]}"
     source = f"stlpips-pytorch {version}"
     return Metric(name, True, True, source, f"LPIPS({net}, shift_tolerant)", described, digest, measure)
@@ -67,16 +66,13 @@ def load_st_lpips(name: str, protocol: Protocol, device: torch.device) -> Metric
 
 def load_basicsr_niqe(name: str, protocol: Protocol, device: torch.device) -> Metric:
     """NIQE as BasicSR computes it, with the authors' parameters, on BasicSR's Y. pyiqa's ``niqe`` uses another Y."""
-    from milo_restore import compat
-
-    compat.make_basicsr_importable()
     from basicsr.metrics import niqe
 
     def measure(batch: Batch) -> list[float]:
         return [_niqe(niqe, array) for array in batch.images]
 
     path = Path(niqe.__file__).with_name("niqe_pris_params.npz")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = sha256_of(path)
     described = f"{path.name}, sha256 {digest[:12]}"
     source = f"basicsr {importlib.metadata.version('basicsr')}"
     return Metric(name, True, False, source, "calculate_niqe", described, digest, measure)

@@ -9,7 +9,6 @@ random get one fixed seed for every image, so that a value belongs to the image 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import importlib.util
 import random
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from milo_restore.errors import DataError
+from milo_restore.files.hashes import tensors_sha256
 from milo_restore.measure.metrics.metric import Batch, Known, Metric, MetricUnavailable, base_name
 from milo_restore.measure.metrics.protocol import Protocol
 
@@ -67,7 +67,8 @@ def load_pyiqa(name: str, protocol: Protocol, device: torch.device) -> Metric:
             found = metric(batch.image_tensor, batch.reference_tensor) if full else metric(batch.image_tensor)
         return one_each(found, len(batch))
 
-    digest = tensors_sha256(metric.net.state_dict())
+    state = metric.net.state_dict()
+    digest = tensors_sha256(state) if state else None
     described = None if digest is None else f"pyiqa's default, tensors' sha256 {digest[:12]}"
     source = f"pyiqa {version}"
     return Metric(
@@ -130,18 +131,6 @@ def one_each(found: Any, count: int) -> list[float]:
     if values.numel() != count:
         raise DataError(f"the metric gave {values.numel()} numbers for {count} images")
     return [float(value) for value in values.detach().reshape(-1)]
-
-
-def tensors_sha256(state: dict[str, Tensor]) -> str | None:
-    """A hash of names, types, shapes and values; None where there are no tensors."""
-    if not state:
-        return None
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        tensor = state[key].detach().cpu().contiguous()
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

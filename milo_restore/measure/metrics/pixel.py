@@ -118,9 +118,6 @@ def _by_protocol(
     if colour == "rgb":
         cut = slice(border, -border) if border else slice(None)
         return function(image[cut, cut], reference[cut, cut])
-    from milo_restore import compat
-
-    compat.make_basicsr_importable()
     from basicsr.metrics import psnr_ssim
 
     name = "calculate_psnr" if function is psnr else "calculate_ssim"
@@ -130,9 +127,6 @@ def _by_protocol(
 
 def _basicsr() -> Any:
     """The functions of basicsr, imported on first use: that takes seconds. Channel order does not matter to them."""
-    from milo_restore import compat
-
-    compat.make_basicsr_importable()
     from basicsr.metrics import psnr_ssim
 
     return psnr_ssim

@@ -9,62 +9,28 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from milo_restore import files
 from milo_restore.errors import ConfigError, DataError, WeightsError
-from milo_restore.files import assets_folder, cache_folder
+from milo_restore.files.state import State, fill, read_state
 
-__all__ = ["CLEANERS", "PUBLISHED", "TASKS", "Cleaner", "PublishedCleaner", "load_cleaner", "published_cleaner"]
-
-State = dict[str, Tensor]
+__all__ = ["CLEANERS", "TASKS", "Cleaner", "load_cleaner", "published_cleaner"]
 
 TASKS = ("sr", "denoise", "face")
 
-_KAIR = "https://github.com/cszn/KAIR/releases/download/v1.0/"
-_DIFFBIR_V1 = "https://huggingface.co/lxq007/DiffBIR/resolve/main/"
-_DIFFBIR_V2 = "https://huggingface.co/lxq007/DiffBIR-v2/resolve/main/"
-
-
-@dataclass(frozen=True)
-class PublishedCleaner:
-    """A file that DiffBIR uses.
-
-    Attributes:
-        file: its name.
-        url: where it is published.
-    """
-
-    file: str
-    url: str
-
-
-PUBLISHED: Mapping[str, PublishedCleaner] = {
-    name: PublishedCleaner(file, host + file)
-    for name, host, file in (
-        ("bsrnet", _KAIR, "BSRNet.pth"),
-        ("scunet", _KAIR, "scunet_color_real_psnr.pth"),
-        ("swinir-general", _DIFFBIR_V1, "general_swinir_v1.ckpt"),
-        ("swinir-face", _DIFFBIR_V1, "face_swinir_v1.ckpt"),
-        ("swinir-realesrgan", _DIFFBIR_V2, "realesrgan_s4_swinir_100k.pth"),
-        ("swinir-codeformer", _DIFFBIR_V2, "codeformer_swinir.ckpt"),
-    )
-}
-# What DiffBIR itself takes, by version and task: names in `PUBLISHED`.
+# What DiffBIR itself takes, by version and task: names in `files.CLEANERS`.
 CLEANERS: Mapping[str, Mapping[str, str]] = {
     "v1": {"sr": "swinir-general", "denoise": "swinir-general", "face": "swinir-face"},
     "v2": {"sr": "bsrnet", "denoise": "scunet", "face": "swinir-face"},
     "v2.1": {"sr": "swinir-realesrgan", "denoise": "swinir-realesrgan", "face": "swinir-face"},
 }
 
-_PLACES = ("", "weights", "weights/diffbir")  # under the assets folder and under the cache
 _COARSEST = 64  # SwinIR and SCUNet attend in windows of 8 at up to an eighth of the size; DiffBIR pads alike
-_WRAPPERS = ("state_dict", "params_ema", "params", "model")  # training programs' names for the tensors
 _PREFIXES = ("module.", "netG.", "preprocess_model.")
 # KAIR's names, which BSRNet's file has, and basicsr's for the same layers.
 _RRDB_NAMES = (
@@ -133,15 +99,16 @@ def published_cleaner(version: str, task: str) -> str:
     return CLEANERS[version][task]
 
 
-def load_cleaner(name: str | Path, *, device: torch.device | str = "cpu") -> Cleaner:
+def load_cleaner(name: str | Path, *, entry: str | None = None, device: torch.device | str = "cpu") -> Cleaner:
     """A cleaner, frozen, in float32 and evaluation mode.
 
     Args:
         name: ``none``: images stay as they are. ``tiny:denoise``, ``tiny:sr``, ``tiny:face``: the shipped ones.
-            A name in `PUBLISHED`, such as ``bsrnet``: that file, in the folder that ``MILO_RESTORE_ASSETS`` names or
-            in the cache, there or in ``weights/`` or ``weights/diffbir/`` below. Anything else is the path of a file:
-            an RRDBNet (BSRNet), a SwinIR or a SCUNet, as .pth, .ckpt or .safetensors, or a safetensors whose metadata
-            names a network of basicsr.
+            A name in `milo_restore.files.CLEANERS`, such as ``bsrnet``: that asset, once it is fetched. Anything else
+            is the path of a file: an RRDBNet (BSRNet), a SwinIR or a SCUNet, as .pth, .ckpt or .safetensors, or a
+            safetensors whose metadata names a network of basicsr.
+        entry: the entry of that file that holds the weights; by default the first there is of
+            `milo_restore.files.state.ENTRIES`.
         device: where it goes.
 
     Raises:
@@ -152,11 +119,11 @@ def load_cleaner(name: str | Path, *, device: torch.device | str = "cpu") -> Cle
     if name == "none":
         return Cleaner(None).eval()
     path = _path(name)
-    state, metadata = _read(path)
-    if "architecture" in metadata:
-        cleaner = _described(state, metadata, path)
+    file = read_state(path, entry=entry, strip=_PREFIXES)
+    state = file.tensors
+    if "architecture" in file.metadata:
+        cleaner = _described(state, file.metadata, path)
     else:
-        state = _stripped(state)
         is_rrdb = any(key.startswith(("RRDB_trunk.", "body.0.rdb1.")) for key in state)
         cleaner = _rrdb(state, path) if is_rrdb else _through_spandrel(state, path)
     cleaner.name = str(name)
@@ -172,60 +139,17 @@ def _path(name: str | Path) -> Path:
             known = ", ".join(f"tiny:{task}" for task in TASKS)
             raise WeightsError("no such cleaner", where=repr(name), mend=f"The tiny world's are {known}")
         return tiny_world() / f"cleaner_{task}.safetensors"
-    if str(name) not in PUBLISHED:
+    if str(name) not in files.CLEANERS:
         path = Path(name).expanduser()
         if not path.is_file():
-            known = ", ".join(("none", *(f"tiny:{task}" for task in TASKS), *PUBLISHED))
+            known = ", ".join(("none", *(f"tiny:{task}" for task in TASKS), *files.CLEANERS))
             raise WeightsError("no such cleaner", where=name, mend=f"Give a file, or one of {known}")
         return path
-    file = PUBLISHED[str(name)]
-    roots = [root for root in (assets_folder(), cache_folder()) if root is not None]
-    places = [root / place / file.file for root in roots for place in _PLACES]
-    found = next((path for path in places if path.is_file()), None)
-    if found is None:
-        folders = " or ".join(str(root / _PLACES[-1]) for root in roots)
-        raise WeightsError(f"{file.file} is not here", where=name, mend=f"Download {file.url} into {folders}")
-    return found
+    return files.present_weights(str(name))
 
 
-def _read(path: Path) -> tuple[State, dict[str, str]]:
-    """A file's tensors, and the metadata of a safetensors."""
-    from safetensors import SafetensorError, safe_open
-
-    metadata: dict[str, str] = {}
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                content: Any = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no mapping
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise WeightsError(f"unreadable ({reason})", where=path, mend="Fetch it again") from error
-    except Exception as error:  # the unpickler raises nearly anything on damaged files, and on what is not allowed
-        mend = "Fetch it again, or take a safetensors of the same network"
-        raise WeightsError("is damaged, or holds objects that are no weights", where=path, mend=mend) from error
-    while isinstance(content, dict):
-        wrapper = next((key for key in _WRAPPERS if isinstance(content.get(key), dict)), None)
-        if wrapper is None:
-            break
-        content = content[wrapper]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise WeightsError(f"holds no tensors, nor any under {', '.join(_WRAPPERS)}", where=path)
-    return content, metadata
-
-
-def _stripped(state: State) -> State:
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
-
-
-def _described(state: State, metadata: dict[str, str], path: Path) -> Cleaner:
+def _described(state: State, metadata: Mapping[str, str], path: Path) -> Cleaner:
     """A network of basicsr that the file's metadata name, with its options."""
-    import milo_restore.compat  # noqa: F401  # isort: skip  (before basicsr, which it makes importable)
     from basicsr.archs.rrdbnet_arch import RRDBNet
     from basicsr.archs.srvgg_arch import SRVGGNetCompact
 
@@ -242,12 +166,11 @@ def _described(state: State, metadata: dict[str, str], path: Path) -> Cleaner:
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"its metadata are no options of {name} ({error})", where=path) from error
     multiple = 4 // scale if kind is RRDBNet else 1
-    return Cleaner(_filled(network, state, path), scale=scale, multiple=multiple)
+    return Cleaner(fill(network, state, path), scale=scale, multiple=multiple)
 
 
 def _rrdb(state: State, path: Path) -> Cleaner:
     """BSRNet, or another RRDBNet, in KAIR's or in basicsr's names; its options are read off the shapes."""
-    import milo_restore.compat  # noqa: F401  # isort: skip  (before basicsr, which it makes importable)
     from basicsr.archs.rrdbnet_arch import RRDBNet
 
     for pattern, name in _RRDB_NAMES:
@@ -260,7 +183,7 @@ def _rrdb(state: State, path: Path) -> Cleaner:
         raise WeightsError(f"is no RRDBNet for RGB images (no {error})", where=path) from error
     blocks = len({key.split(".")[1] for key in state if key.startswith("body.")})
     network = RRDBNet(3, 3, scale=scale, num_feat=width, num_block=blocks, num_grow_ch=growth)
-    return Cleaner(_filled(network, state, path), scale=scale, multiple=4 // scale)
+    return Cleaner(fill(network, state, path), scale=scale, multiple=4 // scale)
 
 
 def _through_spandrel(state: State, path: Path) -> Cleaner:
@@ -283,12 +206,3 @@ def _through_spandrel(state: State, path: Path) -> Cleaner:
         raise WeightsError(what, where=path)
     # The network alone: the descriptor's call is in inference mode, whose tensors no training can use.
     return Cleaner(found.model, scale=found.scale, multiple=_COARSEST)
-
-
-def _filled(network: nn.Module, state: State, path: Path) -> nn.Module:
-    try:
-        network.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:240]
-        raise WeightsError(f"its keys do not fit ({reason})", where=path) from error
-    return network

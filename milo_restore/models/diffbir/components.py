@@ -11,6 +11,7 @@ import torch
 
 from milo_restore.errors import WeightsError
 from milo_restore.files.hub import at_revision, parse_repository, repository_folder
+from milo_restore.files.state import listed
 from milo_restore.models.diffbir.prompts import PROMPTS_FILE, Prompts, load_prompts
 
 if TYPE_CHECKING:
@@ -183,10 +184,9 @@ def _network(kind: Any, folder: Path, device: torch.device, dtype: torch.dtype) 
     except Exception as error:  # diffusers raises nearly anything on damaged files
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise WeightsError(f"holds no readable {kind.__name__} ({reason})", where=folder) from error
-    wrong = [f"{fault.removesuffix('_keys')} {key}" for fault, keys in info.items() for key in keys]
-    if wrong:
-        what = f"{len(wrong)} keys of its file do not fit {kind.__name__}: {', '.join(wrong[:2])}"
-        raise WeightsError(what + ("" if len(wrong) < 3 else ", ..."), where=folder)
+    faults = listed({fault.removesuffix("_keys"): list(keys) for fault, keys in info.items()})
+    if faults:
+        raise WeightsError(f"does not fit {kind.__name__}: {faults}", where=folder)
     return network.to(device).eval().requires_grad_(False)
 
 

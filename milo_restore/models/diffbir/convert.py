@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from milo_restore.errors import ConfigError, DataError, WeightsError
+from milo_restore.files.state import shortened
+from milo_restore.files.write import publish
 from milo_restore.models.diffbir import from_original
-from milo_restore.models.diffbir.original_file import Parts, read_parts, shortened
+from milo_restore.models.diffbir.original_file import Parts, read_parts
 from milo_restore.models.diffbir.schedules import VERSIONS, noise_scheduler
 
 __all__ = ["PUBLISHED", "convert_diffbir"]
@@ -88,7 +88,8 @@ def convert_diffbir(
     networks["controlnet"] = from_original.build_control(parts.networks["control"], checkpoint, networks["unet"])
     report(f"{checkpoint.name}: {len(parts.networks['control'])} keys of the control network, version {version}")
     folders = _text_folders(base, tokenizer)
-    with _new_folder(out) as temporary:
+
+    def write(temporary: Path) -> None:
         for name, network in networks.items():
             report(f"writing {out / name}")
             network.save_pretrained(temporary / name)
@@ -96,11 +97,13 @@ def convert_diffbir(
         for name, folder in folders.items():
             shutil.copytree(folder, temporary / name)
         if "cleaner" in parts.networks:
-            _save_cleaner(parts, temporary / CLEANER_FILE)
             report(f"writing {out / CLEANER_FILE}: the checkpoint's SwinIR")
+            _save_cleaner(parts, temporary / CLEANER_FILE)
         names = [name for name in _LIBRARIES if (temporary / name).is_dir()]
         (temporary / "model_index.json").write_text(_model_index(names), encoding="utf-8")
-    _report_missing(names, report)
+
+    publish(out, write)
+    _report_missing(out, report)
     return out
 
 
@@ -237,30 +240,11 @@ def _model_index(names: list[str]) -> str:
     return json.dumps(index, indent=2) + "\n"
 
 
-def _report_missing(names: list[str], report: Report) -> None:
-    if "tokenizer" not in names:
+def _report_missing(out: Path, report: Report) -> None:
+    if not (out / "tokenizer").is_dir():
         report(
             "no tokenizer: files in the original format hold none. Give --tokenizer with the folder 'tokenizer' of a "
             "Stable Diffusion 2 in diffusers' format, or copy that folder into the result"
         )
-    if "text_encoder" not in names:
+    if not (out / "text_encoder").is_dir():
         report("no text encoder in the base: prompts need one, or prompt_embeds.safetensors")
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill beside ``out``; renamed to it where the block ends well, else removed."""
-    from safetensors import SafetensorError
-
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if out.is_dir():
-            out.rmdir()  # empty, or `_check_arguments` had refused it
-        temporary.rename(out)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot be written ({reason})", where=out) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

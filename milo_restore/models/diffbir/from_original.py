@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from milo_restore.errors import WeightsError
-from milo_restore.models.diffbir.original_file import State, shortened
+from milo_restore.files.state import Network, State, fill
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
 
     from milo_restore.models.diffbir.control import IRControlNet
-
-Network = TypeVar("Network", bound=nn.Module)
 
 _SCALING_FACTOR = 0.18215
 
@@ -46,7 +43,7 @@ def build_unet(state: State, where: Path, head_channels: int = 64) -> UNet2DCond
         renamed: State = convert_ldm_unet_checkpoint(prefixed, config)
         return renamed
 
-    return _filled(unet, state, rename, where, "UNet")
+    return _filled(unet, state, rename, where, "the UNet")
 
 
 def build_control(state: State, where: Path, unet: UNet2DConditionModel) -> IRControlNet:
@@ -81,7 +78,7 @@ def build_control(state: State, where: Path, unet: UNet2DConditionModel) -> IRCo
         renamed["controlnet_cond_embedding.weight"] = stacked[:, channels:].contiguous()
         return renamed
 
-    return _filled(control, state, rename, where, "control network")
+    return _filled(control, state, rename, where, "the control network")
 
 
 def build_vae(state: State, where: Path) -> AutoencoderKL:
@@ -103,7 +100,7 @@ def build_vae(state: State, where: Path) -> AutoencoderKL:
         renamed: State = convert_ldm_vae_checkpoint(prefixed, config)
         return renamed
 
-    return _filled(vae, state, rename, where, "VAE")
+    return _filled(vae, state, rename, where, "the VAE")
 
 
 def build_text_encoder(state: State, where: Path) -> CLIPTextModel:
@@ -133,7 +130,7 @@ def build_text_encoder(state: State, where: Path) -> CLIPTextModel:
 
     unused = (f"transformer.resblocks.{config['num_hidden_layers']}.", "text_projection", "logit_scale", "attn_mask")
     used = {key: value for key, value in state.items() if not key.startswith(unused)}
-    return _filled(encoder, used, rename, where, "text encoder")
+    return _filled(encoder, used, rename, where, "the text encoder")
 
 
 def _filled(network: Network, state: State, rename: Callable[[State], State], where: Path, name: str) -> Network:
@@ -146,21 +143,10 @@ def _filled(network: Network, state: State, rename: Callable[[State], State], wh
     }
     source = {key: keys[int(value.reshape(-1)[0])] for key, value in rename(numbered).items() if value is not None}
     renamed = {key: value for key, value in rename(dict(state)).items() if value is not None}
-    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    placed = {source[key] for key in renamed if key in expected}
-    lost = [key for key in keys if key not in placed]
-    missing = [key for key in expected if key not in renamed]
-    shapes = [
-        f"{key} {tuple(value.shape)} for {expected[key]}"
-        for key, value in renamed.items()
-        if key in expected and tuple(value.shape) != expected[key]
-    ]
-    faults = [("without a place", lost), ("missing", missing), ("of another shape", shapes)]
-    if lost or missing or shapes:
-        what = "; ".join(f"{len(names)} {fault}: {shortened(names)}" for fault, names in faults if names)
-        raise WeightsError(f"the {name}'s keys do not fit, {what}", where=where)
-    network.load_state_dict(renamed, strict=True, assign=True)
-    return network.eval()
+    expected = network.state_dict().keys()
+    lost = state.keys() - {source[key] for key in renamed if key in expected}
+    placed = {key: value for key, value in renamed.items() if key in expected}
+    return fill(network, {**placed, **{key: state[key] for key in lost}}, where, name=name, assign=True).eval()
 
 
 def _read_off(

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from milo_restore.data.keys import keyed_rng
-from milo_restore.data.latent_cache import cached_embeddings, module_sha256
+from milo_restore.data.latent_cache import cached_embeddings
 from milo_restore.errors import ConfigError, WeightsError
+from milo_restore.files.hashes import module_sha256
 from milo_restore.models.diffbir.cleaner import load_cleaner
 from milo_restore.models.diffbir.components import load_components, load_control
 from milo_restore.models.diffbir.control import IRControlNet

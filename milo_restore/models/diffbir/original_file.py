@@ -6,21 +6,12 @@ writes), DiffBIR v1's whole model (``general_full_v1.ckpt``), and Stable Diffusi
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from milo_restore.errors import WeightsError
+from milo_restore.files.state import State, read_state, shortened
 
-State = dict[str, Tensor]
-
-_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
-_NAMED = 6
 _PREFIXES = {
     "control_model.": "control",
     "model.diffusion_model.": "unet",
@@ -60,7 +51,7 @@ def read_parts(path: Path) -> Parts:
     Raises:
         WeightsError: the file is missing or unreadable, or has keys that belong to none of the known parts.
     """
-    state = read_checkpoint(path)
+    state = read_state(path, prefer=("state_dict",), mapped=True).tensors  # a whole model's averages are keys of it
     if "input_blocks.0.0.weight" in state:  # the control network alone
         return Parts(path, {"control": state})
     parts, strange = Parts(path), []
@@ -76,45 +67,3 @@ def read_parts(path: Path) -> Parts:
         mend = "Expected DiffBIR's or Stable Diffusion 2.1's, in the original format"
         raise WeightsError(f"{len(strange)} keys of no known network: {shortened(strange)}", where=path, mend=mend)
     return parts
-
-
-def read_checkpoint(path: Path) -> State:
-    """The tensors of a file, without Lightning's wrapping (``state_dict``) and that of parallel training (``module.``).
-
-    Raises:
-        WeightsError: it is missing, of another kind, damaged, or holds anything but tensors.
-    """
-    if not path.is_file():
-        raise WeightsError("no such checkpoint", where=path, mend=f"Give a file ending in {', '.join(_SUFFIXES)}")
-    if path.suffix not in _SUFFIXES:
-        raise WeightsError(f"unknown suffix {path.suffix!r}", where=path, mend=f"Known: {', '.join(_SUFFIXES)}")
-    from safetensors.torch import load_file
-
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
-    except pickle.UnpicklingError as error:
-        mend = "Fetch it again; or, where it holds more than tensors, take the .safetensors of the same model"
-        raise WeightsError("is damaged, or holds objects that are no weights", where=path, mend=mend) from error
-    except Exception as error:  # damaged files make torch.load raise nearly anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise WeightsError(f"unreadable ({reason})", where=path, mend="Fetch it again") from error
-    while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise WeightsError("holds no dictionary of tensors, nor one under 'state_dict'", where=path)
-    if all(key.startswith("module.") for key in content):
-        content = {key.removeprefix("module."): value for key, value in content.items()}
-    return content
-
-
-def shortened(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
-
-
-def _read_torch(path: Path) -> Any:
-    try:  # without holding the whole file in memory
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError:  # written by a PyTorch before 1.6, which cannot be mapped
-        return torch.load(path, map_location="cpu", weights_only=True)

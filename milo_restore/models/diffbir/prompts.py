@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from milo_restore.errors import ConfigError, WeightsError
+from milo_restore.files.state import read_content
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -161,14 +162,7 @@ def _read_encoder(folder: Path, device: torch.device | str, dtype: torch.dtype) 
 
 def _read_table(path: Path) -> dict[str, Tensor]:
     """Tensors "0", "1", ..., each (L, D); the metadata maps a number to its text."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            texts = file.metadata() or {}
-            tensors = {number: file.get_tensor(number) for number in file.keys()}  # noqa: SIM118  no mapping
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"cannot be read ({error})", where=path) from error
+    tensors, texts = read_content(path)
     wrong = [number for number, tensor in tensors.items() if number not in texts or tensor.ndim != 2]
     if wrong or len({tensor.shape[-1] for tensor in tensors.values()}) != 1:
         mend = "Expected tensors 0, 1, ... of (tokens, width), all of one width, and each one's text as metadata"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from milo_restore.errors import WeightsError
-from milo_restore.files.download import sha256_of
+from milo_restore.files.hashes import sha256_of
 
 
 def load_encoder(
