@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ def write_report(
 
 
 def _page(title: str, groups: Sequence[Group], pictures: Sequence[Sequence[Pictures]], rung: int) -> str:
-    here = files("milo_restore.report")
+    here = Path(__file__).parent
     style, script = ((here / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     sections = [_section(number, group, made) for number, (group, made) in enumerate(zip(groups, pictures))]
     data = {"mapTop": MAP_TOP, "groups": [_data(group, made) for group, made in zip(groups, pictures)]}
