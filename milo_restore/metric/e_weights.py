@@ -18,7 +18,6 @@ from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.files import assets_folder, cache_folder
 from milo_restore.files.state import read_state_file
 from milo_restore.metric.e_features import CONVOLUTIONS, EDISTS, ELPIPS, EVGG, MaskedFeatureMetric
-from milo_restore.metric.freeze import freeze_into_buffers
 from milo_restore.metric.weights import WeightsInfo
 
 BLOBS = {
@@ -69,7 +68,7 @@ def load_feature_metric(name: str, weights: str | Path = "official") -> MaskedFe
     if isinstance(metric, EDISTS):
         _fill_dists(metric, _find("DISTS.pth"))
     metric.weights = WeightsInfo(str(weights), str(path), hashlib.sha256(path.read_bytes()).hexdigest())
-    return freeze_into_buffers(metric)
+    return metric.freeze()
 
 
 def git_blob(path: Path) -> str:
