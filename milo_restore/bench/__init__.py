@@ -19,21 +19,7 @@ from milo_restore.bench.training import format_training_report, run_training_ben
 from milo_restore.errors import ConfigError
 from milo_restore.files.write import check_target, write_text
 
-__all__ = [
-    "BenchSettings",
-    "add_arguments",
-    "format_diffusion_report",
-    "format_evaluation_report",
-    "format_report",
-    "format_swinir_report",
-    "format_training_report",
-    "main",
-    "run_bench",
-    "run_diffusion_bench",
-    "run_evaluation_bench",
-    "run_swinir_bench",
-    "run_training_bench",
-]
+__all__ = ["BenchSettings", "add_arguments", "main"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

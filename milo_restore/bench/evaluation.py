@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from milo_restore.bench.losses import BenchSettings
-from milo_restore.bench.timing import interleaved, machine, ratio
+from milo_restore.bench.timing import interleaved, machine, machine_line, ratio
 from milo_restore.data import evaluation_input, held_out_photographs, load_collection, to_uint8, write_png
 from milo_restore.errors import ConfigError, MiloRestoreError
 
@@ -85,9 +85,8 @@ def run_evaluation_bench(settings: BenchSettings, program: Sequence[str]) -> dic
 
 def format_evaluation_report(report: dict[str, Any]) -> str:
     """The report of `run_evaluation_bench` as text for a terminal."""
-    on = report["machine"]
     lines = [
-        f"{report['images']}, noise of sigma {SIGMA:g}; {on['device']}, {on['threads']} threads, torch {on['torch']}; "
+        f"{report['images']}, noise of sigma {SIGMA:g}; {machine_line(report)}; "
         f"medians of {report['rounds']} interleaved rounds of whole commands with cold caches",
         f"{'command':24}{'seconds':>10}{'against pyiqa':>16}",
     ]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from milo_restore.bench.plain import PlainMILO
-from milo_restore.bench.timing import interleaved, machine, native_bfloat16, peak_mib, ratio
+from milo_restore.bench.timing import interleaved, machine, machine_line, native_bfloat16, peak_mib, ratio, threads
 from milo_restore.errors import ConfigError
 from milo_restore.loss import L1Loss, MILOLoss
 from milo_restore.processes import choose_device
@@ -73,9 +73,7 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
         WeightsError: MILO's weights cannot be had.
     """
     device = choose_device(settings.device)
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(settings.threads)
-    try:
+    with threads(settings.threads):
         losses, weights = _losses(settings, device)
         image, reference = _pair(settings, device)
         steps = {name: _step(loss, image, reference) for name, loss in losses.items()}
@@ -85,8 +83,6 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
         agreement = {f"{a} and {b}": _agreement(steps[a], steps[b]) for a, b in pairs}
         restormer = _restormer_step(settings, losses[CONSTANT_MASK], device)
         memory = _memory(settings, losses[CONSTANT_MASK], device)
-    finally:
-        torch.set_num_threads(threads_before)
     rows = [
         {
             "name": name,
@@ -125,10 +121,10 @@ _NATIVE = {
 
 def format_report(report: dict[str, Any]) -> str:
     """The report of `run_bench` as text for a terminal."""
-    machine, step = report["machine"], report["restormer"]
+    step = report["restormer"]
     size = f"{step['patch']}x{step['patch']}"
     lines = [
-        f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}",
+        machine_line(report),
         f"MILO weights {report['weights']}",
         "",
         f"Loss forward + backward, {report['size']}, batch {report['batch']}, {report['rounds']} rounds",
