@@ -7,7 +7,6 @@ nearest spelling. Numbers written as YAML strings (``1e-4`` is a string to PyYAM
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from milo_restore.errors import ConfigError
+from milo_restore.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
@@ -112,8 +111,7 @@ def _build(schema: Any, tree: Any, source: str, prefix: str) -> Any:
     hints = typing.get_type_hints(schema)
     for key in tree:
         if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
-            hint = f"Did you mean {close[0]!r}?" if close else f"Known keys: {', '.join(fields)}"
+            hint = did_you_mean(key, fields) or f"Known keys: {', '.join(fields)}"
             raise ConfigError(f"unknown key {prefix + str(key)!r}", where=source, mend=hint)
     missing = [
         name
@@ -140,10 +138,8 @@ def _coerce(hint: Any, value: Any, source: str, key: str) -> Any:
             return "no"
         if value in arguments and not (isinstance(value, bool) and not any(a is value for a in arguments)):
             return value
-        close = difflib.get_close_matches(str(value), [str(a) for a in arguments], n=1, cutoff=0.5)
-        hint_text = f"Did you mean {close[0]!r}?" if close else ""
-        choices = ", ".join(repr(a) for a in arguments)
-        raise ConfigError(f"{value!r} is not one of {choices}", where=f"{source}, key {key!r}", mend=hint_text or None)
+        what = f"{value!r} is not one of {', '.join(map(repr, arguments))}"
+        raise ConfigError(what, where=f"{source}, key {key!r}", mend=did_you_mean(value, arguments))
     if origin is tuple:
         return _tuple(arguments, value, source, key)
     return _scalar(hint, value, source, key)

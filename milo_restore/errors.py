@@ -5,8 +5,9 @@ The command line prints such an error without a traceback and ends with exit cod
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 
@@ -41,6 +42,18 @@ class WeightsError(MiloRestoreError):
 
 class NumericsError(MiloRestoreError):
     """A computation left the finite numbers."""
+
+
+def did_you_mean(name: object, known: Iterable[object]) -> str | None:
+    """What to say of an unknown name: the nearest known one; None where none is near."""
+    close = difflib.get_close_matches(str(name), list(map(str, known)), n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}?" if close else None
+
+
+def listed(items: Sequence[object], most: int = 8, between: str = ", ") -> str:
+    """The first few of many, and how many more."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return between.join(map(str, items[:most])) + more
 
 
 def run_program(name: str, act: Callable[[], int | None]) -> int:

@@ -50,6 +50,7 @@ from milo_restore.teach.pairs import ALL_DISTORTIONS, DistortedPairs, find_refer
 from milo_restore.teach.student import MOSTraining, Predictions
 from milo_restore.train import TrainSettings, fit
 from milo_restore.train.command import RunArguments, run_recipe
+from milo_restore.train.guard import Step
 
 
 @dataclass(frozen=True)
@@ -143,40 +144,20 @@ def validation(
     return held_out_pairs(unseen, data.validation_pairs, data.validation_side, teacher, encode, device, mask)
 
 
-def main(config: Config, run: RunArguments) -> int:
-    """Pairs, teacher, metric, training, agreement."""
-    state, data, seed = PartialState(), config.data, config.training.seed
-    images, one_each = references(data.train, config)
-    others, _ = references(data.validation, config)
-    options: dict[str, Any] = {"square": data.square, "distortions": data.distortions, "generator": data.generator}
-    pairs = DistortedPairs(images, one_each=one_each, seed=seed, **options)
-    samples: Dataset[dict[str, Any]] = WithDenoisingErrors(pairs, data.noise) if data.noise else pairs
-    unseen = DistortedPairs(others, seed=seed + 1, **options)
-    teacher = load_teacher(config, run)
-    encode, encoder = (as_they_are, None) if data.vae is None else load_encoder(data.vae, state.device)
-    guide = None if config.guide is None else MILO.from_pretrained(config.guide).to(state.device)
-    mask = None if guide is None else guide.mask
-    torch.manual_seed(seed)
+def student(config: Config, guide: MILO | None) -> tuple[MOSTraining, str | None]:
+    """The metric that is trained, and which weights it starts from; None: random ones."""
+    torch.manual_seed(config.training.seed)
     kind = MILO if config.domain == "image" else LatentMILO
     model = MOSTraining(kind.untrained(), guide if kind is MILO else None, hints=config.hint_weight > 0)
-    if config.start is not None:
-        weights = kind(config.start)
-        model.metric.load_state_dict(dict(weights.named_buffers()))
-    started = None if config.start is None else str(weights.weights)
-    made_by = {"teacher": teacher.to_json(), "encoder": encoder}
-    # None for the generator whose name older checkpoints lack.
-    used = {**made_by, "start": started, "generator": None if data.generator == "clipped" else data.generator}
-    state.print(f"{len(pairs):,} pairs of {len(images):,} references; {teacher.describe()}")
-    if run.dry_run:
-        state.print(dump_config(config))
-        return 0
-    if config.domain == "latent" and data.cache is not None:  # Config sees to it that it is
-        share = (state.process_index, state.num_processes)
-        samples = encode_pairs(
-            pairs, data.cache, encode, teacher, mask=mask, identity=made_by, device=state.device, share=share
-        )
-        state.wait_for_everyone()
-    held_out = validation(config, unseen, teacher, encode, mask)
+    if config.start is None:
+        return model, None
+    weights = kind(config.start)
+    model.metric.load_state_dict(dict(weights.named_buffers()))
+    return model, str(weights.weights)
+
+
+def step_of(config: Config, teacher: PseudoMOS) -> Step:
+    """One step of training, for `fit`."""
 
     def step(model: nn.Module, batch: dict[str, Any], number: int) -> tuple[Tensor, dict[str, Tensor]]:
         image, reference = batch["image"], batch["reference"]
@@ -195,13 +176,45 @@ def main(config: Config, run: RunArguments) -> int:
         parts["mos"] = F.mse_loss(said.mos, labels)
         return torch.stack(list(parts.values())).sum(), {key: part.detach() for key, part in parts.items()}
 
+    return step
+
+
+def main(config: Config, run: RunArguments) -> int:
+    """Pairs, teacher, metric, training, agreement."""
+    state, data, seed = PartialState(), config.data, config.training.seed
+    images, one_each = references(data.train, config)
+    others, _ = references(data.validation, config)
+    options: dict[str, Any] = {"square": data.square, "distortions": data.distortions, "generator": data.generator}
+    pairs = DistortedPairs(images, one_each=one_each, seed=seed, **options)
+    samples: Dataset[dict[str, Any]] = WithDenoisingErrors(pairs, data.noise) if data.noise else pairs
+    unseen = DistortedPairs(others, seed=seed + 1, **options)
+    teacher = load_teacher(config, run)
+    encode, encoder = (as_they_are, None) if data.vae is None else load_encoder(data.vae, state.device)
+    guide = None if config.guide is None else MILO.from_pretrained(config.guide).to(state.device)
+    mask = None if guide is None else guide.mask
+    model, started = student(config, guide)
+    made_by = {"teacher": teacher.to_json(), "encoder": encoder}
+    # None for the generator whose name older checkpoints lack.
+    used = {**made_by, "start": started, "generator": None if data.generator == "clipped" else data.generator}
+    state.print(f"{len(pairs):,} pairs of {len(images):,} references; {teacher.describe()}")
+    if run.dry_run:
+        state.print(dump_config(config))
+        return 0
+    if config.domain == "latent" and data.cache is not None:  # Config sees to it that it is
+        share = (state.process_index, state.num_processes)
+        samples = encode_pairs(
+            pairs, data.cache, encode, teacher, mask=mask, identity=made_by, device=state.device, share=share
+        )
+        state.wait_for_everyone()
+    held_out = validation(config, unseen, teacher, encode, mask)
+
     def evaluate(metric: MaskedError) -> dict[str, float]:
         found = agreement(metric, held_out, state.device)
         return found if guide is None else found | mask_agreement(metric, held_out, state.device)
 
     before = evaluate(model.metric.to(state.device))
     result = fit(
-        model, step, samples, config.training, run.output,
+        model, step_of(config, teacher), samples, config.training, run.output,
         resume=run.resume,
         evaluate=lambda _: evaluate(model.metric),  # fit holds this same model
         record={"config": dump_config(config), "fixed": used},

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from plain_milo import PlainMILO
 from safetensors.torch import save_file
 
 from milo_restore import MILO, MILOLoss, bench
-from milo_restore.bench import BenchSettings, add_arguments, format_report, restormer, run_bench, timing
+from milo_restore.bench import BenchSettings, add_arguments, restormer, timing
 from milo_restore.bench import losses as losses_room
+from milo_restore.bench.plain import PlainMILO
 from milo_restore.data import training_photographs, write_png
 from milo_restore.errors import MiloRestoreError
 
@@ -82,7 +82,7 @@ def test_quick_run_measures_every_row(weights, tmp_path, capsys):
 
 def test_memory_of_the_loss_is_no_higher_than_the_plain_ones(weights):
     settings = BenchSettings(128, 96, weights=weights)
-    losses, _, _ = losses_room._losses(settings, torch.device("cpu"))
+    losses, _ = losses_room._losses(settings, torch.device("cpu"))
     image, reference = losses_room._pair(settings, torch.device("cpu"))
     peaks = {
         name: timing.peak_mib(losses_room._step(losses[name], image, reference), torch.device("cpu"))
@@ -165,23 +165,12 @@ def test_ratio_is_taken_within_rounds():
     assert timing.ratio([2.0, 20.0, 2.2], [1.0, 10.0, 1.1]) == pytest.approx(2)
 
 
-def test_without_a_source_checkout_the_plain_row_is_left_out(weights, monkeypatch, tmp_path):
-    monkeypatch.setattr(losses_room, "PLAIN", tmp_path / "plain_milo.py")
-    report = run_bench(BenchSettings(64, 64, threads=1, repeats=1, weights=weights, quick=True))
-    assert [row["name"] for row in report["losses"]] == ROWS[1:]
-    assert report["losses"][0]["vs_plain"] is None
-    text = format_report(report)
-    assert sum("--plain" in line for line in text.splitlines()) == 1
-    assert "nan" not in text
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--size", "512"], "512x384"),
         (["--size", "32x32"], "at least 64"),
         (["--threads", "0"], "at least 1"),
-        (["--plain", "nowhere.py"], "nowhere.py"),
         (["--device", "warp"], "--device warp"),
         (["--json", f"{__file__}/bench.json"], "is a file"),
     ],
@@ -207,7 +196,7 @@ def test_native_bfloat16_is_what_the_cpu_says(monkeypatch, bf16, amx, native):
 @pytest.mark.parametrize(("channels", "checkpoint", "file", "case"), GOLDEN)
 def test_the_yardstick_equals_upstream(shared, channels, checkpoint, file, case):
     state = torch.load(shared / "weights" / "milo" / checkpoint, weights_only=True)
-    plain = PlainMILO(channels).load_upstream(state)
+    plain = PlainMILO(channels).load(state, "mask_finder_1.netBasic.")
     golden = np.load(shared / "golden" / file)
     image = torch.from_numpy(golden[f"{case}.dist"]).requires_grad_()
     reference = torch.from_numpy(golden[f"{case}.ref"])

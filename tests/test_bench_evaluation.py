@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 import pytest
 
@@ -15,6 +16,7 @@ from milo_restore.errors import ConfigError, MiloRestoreError
 def options(*words):
     parser = argparse.ArgumentParser()
     bench.add_arguments(parser)
+    parser.set_defaults(program=(sys.executable, "-m", "milo_restore.cli"))  # as the command line has it
     return parser.parse_args(["--evaluation", "--quick", "--threads", "1", *words])
 
 

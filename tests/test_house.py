@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib.machinery
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -48,6 +51,7 @@ ROOMS = {
 }
 TOP = {"cli"}  # may import everything but the recipes
 METRIC_MAY_USE = {"torch", "safetensors"}  # beside the standard library
+LARGEST_SHARE = 0.15  # of the package's lines, in one room
 
 TOP_LEVEL = {
     "pyproject.toml", "milo_restore", "recipes", "third_party", "tests",
@@ -65,15 +69,18 @@ def room_of(path):
     return first.removesuffix(".py")
 
 
-def imports(path, tree):
-    """Dotted names of all that a module imports, wherever in it, except for type checkers only."""
+def seen_at_run_time(tree):
+    """Every node but what is for type checkers only."""
     hidden = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
             hidden.update(id(inner) for statement in node.body for inner in ast.walk(statement))
-    for node in ast.walk(tree):
-        if id(node) in hidden:
-            continue
+    return (node for node in ast.walk(tree) if id(node) not in hidden)
+
+
+def imports(path, tree):
+    """Dotted names of all that a module imports, wherever in it, except for type checkers only."""
+    for node in seen_at_run_time(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -118,6 +125,123 @@ def test_imports_run_one_way():
 def test_the_import_rule_sees_violations():
     tree = ast.parse("def f():\n    from milo_restore import MILOLoss\nimport milo_restore.train.loop\nimport torch\n")
     assert list(our_rooms(imports(Path("x.py"), tree))) == [(3, "train"), (2, "loss")]
+
+
+def file_of(name, package):
+    """The file of the package that a dotted name lies in."""
+    parts = name.split(".")[1:]
+    for end in range(len(parts), -1, -1):
+        place = package.joinpath(*parts[:end])
+        for file in (place.with_suffix(".py"), place / "__init__.py"):
+            if file.is_file():
+                return file
+    raise AssertionError(f"{name} is nowhere in {package}")
+
+
+def names_in_strings(path, tree, package):
+    """Dotted names of modules that a module's strings name: tables of lazy imports, import_module, python -m."""
+    constants = [node for node in seen_at_run_time(tree) if isinstance(node, ast.Constant)]
+    strings = [node for node in constants if isinstance(node.value, str)]
+    ours = {id(node): node.value for node in strings if re.fullmatch(rf"{package.name}(\.\w+)+", node.value)}
+    yield from ours.values()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.List, ast.Tuple)):
+            for flag, module in zip(node.elts, node.elts[1:]):
+                if isinstance(flag, ast.Constant) and flag.value == "-m" and id(module) in ours:
+                    yield f"{ours[id(module)]}.__main__"
+    if "import_module(f'{__name__}." in ast.unparse(tree):  # then any string may name a module beside this one
+        here = ".".join((package.name, *path.parent.relative_to(package).parts))
+        yield from (f"{here}.{node.value}" for node in strings if (path.parent / f"{node.value}.py").is_file())
+
+
+def import_graph(package):
+    """Each file of a package with the files that it imports or names in strings."""
+    graph = {}
+    for path in sorted(package.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        names = [*(name for _, name in imports(path, tree)), *names_in_strings(path, tree, package)]
+        graph[path] = {file_of(name, package) for name in names if name.split(".")[0] == package.name} - {path}
+    return graph
+
+
+def room_graph(graph):
+    """Each room, and each sub-room of a room, with those beside it that its files need."""
+    rooms = {}
+    for path, others in graph.items():
+        for other in others:
+            common = max(set(path.parents) & set(other.parents), key=lambda folder: len(folder.parts))
+            here, there = (common / file.relative_to(common).parts[0] for file in (path, other))
+            if here.is_dir() and there.is_dir() and here != there:
+                rooms.setdefault(here, set()).add(there)
+    return rooms
+
+
+def circle(graph):
+    """A circle of a graph, as names; empty where there is none."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return [path.name if path.is_dir() else f"{path.parent.name}/{path.name}" for path in error.args[1]]
+    return []
+
+
+def test_no_imports_run_in_a_circle():
+    graph = import_graph(PACKAGE)
+    assert circle(graph) == []
+    assert circle(room_graph(graph)) == []
+    assert file_of("milo_restore.bench", PACKAGE) in graph[PACKAGE / "cli" / "__init__.py"]  # in the table of commands
+    assert PACKAGE / "models/diffbir/control.py" in graph[PACKAGE / "models" / "diffbir" / "__init__.py"]  # a lazy one
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("import house.b.two", "def f():\n    from house.a.one import g\n"),
+        ("import house.b.two", "import importlib\nimportlib.import_module('house.a.one')\n"),
+        ("HOMES = {'g': 'house.b.two'}", "from house.a import one\n"),
+        ("import house.b.two", "words = [sys.executable, '-m', 'house.a', 'run']\n"),
+        ("import house.b.two", "HOMES = {'g': 'three'}\nimportlib.import_module(f'{__name__}.{HOMES[name]}')\n"),
+    ],
+)
+def test_the_circle_rule_sees_violations(tmp_path, one, other):
+    files = {
+        "a/one.py": one, "a/__main__.py": "from house.a.one import main", "b/two.py": other,
+        "b/three.py": "import house.a.one", "__init__.py": "", "a/__init__.py": "", "b/__init__.py": "",
+    }  # fmt: skip
+    for name, text in files.items():
+        path = tmp_path / "house" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    graph = import_graph(tmp_path / "house")
+    assert {"a/one.py", "b/two.py"} <= set(circle(graph))
+    assert set(circle(room_graph(graph))) == {"a", "b"}
+    (tmp_path / "house" / "b" / "two.py").write_text("if TYPE_CHECKING:\n    import house.a.one\n")
+    (tmp_path / "house" / "b" / "three.py").write_text("")
+    assert circle(import_graph(tmp_path / "house")) == []
+
+
+def test_rooms_in_one_house_may_need_each_other_one_way_only(tmp_path):
+    """Files that run in no circle still make one of their rooms."""
+    files = {"a/x/one.py": "import house.a.y.two", "a/y/two.py": "", "a/y/three.py": "import house.a.x.four",
+             "a/x/four.py": "", "__init__.py": ""}  # fmt: skip
+    for name, text in files.items():
+        path = tmp_path / "house" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    graph = import_graph(tmp_path / "house")
+    assert circle(graph) == []
+    assert set(circle(room_graph(graph))) == {"x", "y"}
+
+
+def test_the_package_reads_nothing_of_the_tests():
+    assert [str(path) for path, tree in modules() if re.search(r"['\"]tests\b", ast.unparse(tree))] == []
+
+
+def test_no_room_is_most_of_the_house():
+    lines = Counter()
+    for path, _ in modules():
+        lines[room_of(path)] += len(path.read_text(encoding="utf-8").splitlines())
+    assert {room: count for room, count in lines.items() if count >= LARGEST_SHARE * lines.total()} == {}
 
 
 def test_the_metric_needs_only_torch():

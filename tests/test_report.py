@@ -80,7 +80,7 @@ def test_intervals_are_printed_with_their_n(tmp_path):
     page = page_of([run], tmp_path, images=2)
     assert f'title="95% interval {low:.5g} to {high:.5g}, of 10 images"' in page
     assert f"<small>[{low:.4g}, {high:.4g}]</small>" in page
-    assert "its 95% interval over images (Student's t, widened by Hall's" in page
+    assert "its 95% interval over images (Student&#39;s t, widened by Hall&#39;s" in page
 
 
 def test_the_pictures_are_the_files(runs, tmp_path):

@@ -19,21 +19,7 @@ from milo_restore.bench.training import format_training_report, run_training_ben
 from milo_restore.errors import ConfigError
 from milo_restore.files.write import check_target, replace_file
 
-__all__ = [
-    "BenchSettings",
-    "add_arguments",
-    "format_diffusion_report",
-    "format_evaluation_report",
-    "format_report",
-    "format_swinir_report",
-    "format_training_report",
-    "main",
-    "run_bench",
-    "run_diffusion_bench",
-    "run_evaluation_bench",
-    "run_swinir_bench",
-    "run_training_bench",
-]
+__all__ = ["BenchSettings", "add_arguments", "main"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=None, help=f"timed rounds (default: {default.repeats})")
     parser.add_argument("--weights", default=default.weights, help="mini, official or a path (default: %(default)s)")
     parser.add_argument("--device", default=default.device, help="cpu, cuda, cuda:1, ... (default: %(default)s)")
-    parser.add_argument("--plain", type=Path, default=None, help="tests/plain_milo.py of a source checkout")
     parser.add_argument("--training", action="store_true", help="measure MILO's own training instead")
     parser.add_argument("--diffusion", action="store_true", help="measure DiffBIR's training losses instead")
     parser.add_argument("--swinir", action="store_true", help="measure a training iteration of SwinIR-light instead")
@@ -77,7 +62,6 @@ def main(arguments: argparse.Namespace) -> int:
         repeats=arguments.repeats or (2 if arguments.quick else BenchSettings.repeats),
         weights=arguments.weights,
         device=arguments.device,
-        plain=arguments.plain,
         quick=arguments.quick,
     )
     if arguments.diffusion:
@@ -88,7 +72,7 @@ def main(arguments: argparse.Namespace) -> int:
         report = run_swinir_bench(settings)
         print(format_swinir_report(report))
     elif arguments.evaluation:
-        report = run_evaluation_bench(settings)
+        report = run_evaluation_bench(settings, arguments.program)
         print(format_evaluation_report(report))
     elif arguments.training:
         report = run_training_bench(settings)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from milo_restore.bench.losses import BenchSettings, _lpips
-from milo_restore.bench.timing import interleaved, machine, peak_mib, ratio
+from milo_restore.bench.timing import interleaved, machine, machine_line, peak_mib, ratio, threads
 from milo_restore.errors import ConfigError
 from milo_restore.loss import DiffusionLoss, DiffusionLossSettings, MILOLoss, clean_latent, gradient_cosines
 from milo_restore.loss.cosine import cosine_line
@@ -58,9 +58,7 @@ def run_diffusion_bench(settings: BenchSettings, networks: Networks = "quarter")
         raise ConfigError(what, where="--size")
     device = choose_device(settings.device)
     few = max(1, settings.repeats // 3)  # a round of the decoders and the model takes seconds to minutes
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(settings.threads)
-    try:
+    with threads(settings.threads):
         losses, weights = _losses(settings, networks, device)
         steps = {name: _step(loss, settings, device) for name, loss in losses.items()}
         cheap = interleaved({n: steps[n] for n in (MSE, CONSTANT, THROUGH)}, settings.repeats, device, "latent losses")
@@ -68,8 +66,6 @@ def run_diffusion_bench(settings: BenchSettings, networks: Networks = "quarter")
         dear = {n: step for n, step in steps.items() if n != THROUGH} | {MODEL: model_step}
         times = interleaved(dear, few, device, "decoders and model")
         peaks = {name: peak_mib(step, device) for name, step in steps.items()}
-    finally:
-        torch.set_num_threads(threads_before)
     return {
         "machine": machine(settings.threads, device),
         "size": f"{settings.width}x{settings.height}",
@@ -140,9 +136,9 @@ def cosine_rows(weights: str) -> dict[str, Any]:
 
 def format_diffusion_report(report: dict[str, Any]) -> str:
     """The report of `run_diffusion_bench` as text for a terminal."""
-    on, (many, few), model = report["machine"], report["rounds"], report["model"]
+    (many, few), model = report["rounds"], report["model"]
     lines = [
-        f"{on['device']}, {on['threads']} threads, torch {on['torch']}",
+        machine_line(report),
         f"LatentMILO weights {report['weights']}; networks of size {report['networks']!r}, random weights",
         "",
         f"Loss forward + backward to the prediction, latents {report['latent']} (images {report['size']}), "

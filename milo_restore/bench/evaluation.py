@@ -6,7 +6,6 @@ import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from milo_restore.bench.losses import BenchSettings
-from milo_restore.bench.timing import interleaved, machine, ratio
+from milo_restore.bench.timing import interleaved, machine, machine_line, ratio
 from milo_restore.data import evaluation_input, held_out_photographs, load_collection, to_uint8, write_png
 from milo_restore.errors import ConfigError, MiloRestoreError
 
@@ -33,7 +32,7 @@ PYIQA = "pyiqa: PSNR + SSIM"
 _QUICK = (2, 48)  # images and their sides
 
 
-def run_evaluation_bench(settings: BenchSettings) -> dict[str, Any]:
+def run_evaluation_bench(settings: BenchSettings, program: Sequence[str]) -> dict[str, Any]:
     """Time whole commands: start of the process, imports, hashing, measuring, writing.
 
     The images are CBSD68 with noise of sigma 25, written as PNG. Each of our commands gets an empty cache; pyiqa's has
@@ -41,6 +40,7 @@ def run_evaluation_bench(settings: BenchSettings) -> dict[str, Any]:
 
     Args:
         settings: ``threads``, ``repeats``, ``weights`` of MILO, ``device``; ``quick`` takes two small photographs.
+        program: the words that start ``milo-restore``.
 
     Returns:
         ``machine``, ``images``, ``rounds`` and ``commands``, one row each: ``name``, ``seconds``, ``faster``, how many
@@ -69,7 +69,7 @@ def run_evaluation_bench(settings: BenchSettings) -> dict[str, Any]:
             )
         }
         for name, metrics in OURS.items():
-            contenders[name] = partial(_ours, folder, metrics, settings)
+            contenders[name] = partial(_ours, program, folder, metrics, settings)
         times = interleaved(contenders, settings.repeats, torch.device("cpu"), "evaluation")
     rows = [
         {"name": name, "seconds": median(seconds), "faster": ratio(times[PYIQA], seconds)}
@@ -85,9 +85,8 @@ def run_evaluation_bench(settings: BenchSettings) -> dict[str, Any]:
 
 def format_evaluation_report(report: dict[str, Any]) -> str:
     """The report of `run_evaluation_bench` as text for a terminal."""
-    on = report["machine"]
     lines = [
-        f"{report['images']}, noise of sigma {SIGMA:g}; {on['device']}, {on['threads']} threads, torch {on['torch']}; "
+        f"{report['images']}, noise of sigma {SIGMA:g}; {machine_line(report)}; "
         f"medians of {report['rounds']} interleaved rounds of whole commands with cold caches",
         f"{'command':24}{'seconds':>10}{'against pyiqa':>16}",
     ]
@@ -100,13 +99,13 @@ def _photographs() -> list[tuple[str, NDArray[np.uint8]]]:
     return [(name, image[:side, :side].copy()) for name, image in held_out_photographs()[:count]]
 
 
-def _ours(folder: Path, metrics: Sequence[str], settings: BenchSettings) -> None:
+def _ours(program: Sequence[str], folder: Path, metrics: Sequence[str], settings: BenchSettings) -> None:
     cache = folder / "cache"
     shutil.rmtree(cache, ignore_errors=True)
     names = [f"milo:{settings.weights}" if name == "milo" else name for name in metrics]
-    words = [sys.executable, "-m", "milo_restore.cli", "evaluate", "--pred", str(folder / "pred")]
-    words += ["--ref", str(folder / "ref"), "--metrics", *names, "--cache", str(cache), "--device", settings.device]
-    _run([*words, "--out", str(folder / "results.json")], settings)
+    words = ["evaluate", "--pred", str(folder / "pred"), "--ref", str(folder / "ref"), "--metrics", *names]
+    words += ["--cache", str(cache), "--device", settings.device, "--out", str(folder / "results.json")]
+    _run([*program, *words], settings)
 
 
 def _run(words: Sequence[str], settings: BenchSettings) -> None:

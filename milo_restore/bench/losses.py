@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from milo_restore.bench.timing import interleaved, machine, native_bfloat16, peak_mib, ratio
+from milo_restore.bench.plain import PlainMILO
+from milo_restore.bench.timing import interleaved, machine, machine_line, native_bfloat16, peak_mib, ratio, threads
 from milo_restore.errors import ConfigError
 from milo_restore.loss import L1Loss, MILOLoss
 from milo_restore.processes import choose_device
-
-PLAIN = Path(__file__).resolve().parents[2] / "tests" / "plain_milo.py"
-"""Where a source checkout keeps the plain transcription; an installed wheel has none."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Step = Callable[[], tuple[Tensor, Tensor]]
@@ -43,7 +39,6 @@ class BenchSettings:
         repeats: timed rounds, after one warm-up.
         weights: MILO's weights: ``official``, ``mini`` or a path.
         device: where everything runs, as torch names it.
-        plain: the plain transcription's file; None looks in a source checkout's tests.
         quick: a reduced Restormer and small images, to see that everything runs; its times mean nothing.
     """
 
@@ -54,7 +49,6 @@ class BenchSettings:
     repeats: int = 9
     weights: str = "mini"
     device: str = "cpu"
-    plain: Path | None = None
     quick: bool = False
 
     def __post_init__(self) -> None:
@@ -75,37 +69,33 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
         mask; None without a counter) and ``notes``, sentences. JSON can hold it.
 
     Raises:
-        ConfigError: the device does not exist, or ``plain`` names no file.
+        ConfigError: the device does not exist.
         WeightsError: MILO's weights cannot be had.
     """
     device = choose_device(settings.device)
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(settings.threads)
-    try:
-        losses, notes, weights = _losses(settings, device)
+    with threads(settings.threads):
+        losses, weights = _losses(settings, device)
         image, reference = _pair(settings, device)
         steps = {name: _step(loss, image, reference) for name, loss in losses.items()}
         times = interleaved(steps, settings.repeats, device, "losses")
         peaks = {name: peak_mib(step, device) for name, step in steps.items()}
         pairs = [(FLOAT32, PLAIN_ROW), (BFLOAT16, FLOAT32), (BFLOAT16_CONSTANT, CONSTANT_MASK)]
-        agreement = {f"{a} and {b}": _agreement(steps[a], steps[b]) for a, b in pairs if b in steps}
+        agreement = {f"{a} and {b}": _agreement(steps[a], steps[b]) for a, b in pairs}
         restormer = _restormer_step(settings, losses[CONSTANT_MASK], device)
         memory = _memory(settings, losses[CONSTANT_MASK], device)
-    finally:
-        torch.set_num_threads(threads_before)
     rows = [
         {
             "name": name,
             "ms": median(times[name]) * 1e3,
             "peak_mib": peaks[name],
-            "vs_plain": ratio(times[PLAIN_ROW], times[name]) if PLAIN_ROW in times else None,
+            "vs_plain": ratio(times[PLAIN_ROW], times[name]),
             "vs_vgg": ratio(times[VGG], times[name]),
         }
         for name in steps
     ]
     native = native_bfloat16(device)
     gain = ratio(times[FLOAT32], times[BFLOAT16])
-    notes.append(f"{_NATIVE[native]}: {BFLOAT16} ran {gain:.2f} times as fast as {FLOAT32}.")
+    notes = [f"{_NATIVE[native]}: {BFLOAT16} ran {gain:.2f} times as fast as {FLOAT32}."]
     if settings.quick:
         notes.append("--quick: these sizes only show that everything runs; the times mean nothing.")
     return {
@@ -131,10 +121,10 @@ _NATIVE = {
 
 def format_report(report: dict[str, Any]) -> str:
     """The report of `run_bench` as text for a terminal."""
-    machine, step = report["machine"], report["restormer"]
+    step = report["restormer"]
     size = f"{step['patch']}x{step['patch']}"
     lines = [
-        f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}",
+        machine_line(report),
         f"MILO weights {report['weights']}",
         "",
         f"Loss forward + backward, {report['size']}, batch {report['batch']}, {report['rounds']} rounds",
@@ -165,35 +155,18 @@ def format_report(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _losses(settings: BenchSettings, device: torch.device) -> tuple[dict[str, Loss], list[str], str]:
-    """The contenders, what is to be said about a missing one, and which weights MILO runs with."""
+def _losses(settings: BenchSettings, device: torch.device) -> tuple[dict[str, Loss], str]:
+    """The contenders, and which weights MILO runs with."""
     exact = MILOLoss(settings.weights, mask_gradient=True).to(device)
-    losses: dict[str, Loss] = {}
-    notes = []
-    path = settings.plain or PLAIN
-    if path.is_file():
-        losses[PLAIN_ROW] = _plain(path, exact).to(device)
-    elif settings.plain is not None:
-        raise ConfigError("no such file", where=f"--plain {path}", mend="Name tests/plain_milo.py of a source checkout")
-    else:
-        notes.append(f"{PLAIN_ROW} is left out: it lives in a source checkout's tests (name it with --plain PATH).")
-    losses[FLOAT32] = exact
-    losses[BFLOAT16] = MILOLoss(settings.weights, mask_gradient=True, compute_dtype=torch.bfloat16).to(device)
-    losses[CONSTANT_MASK] = MILOLoss(settings.weights, mask_gradient=False).to(device)
-    losses[BFLOAT16_CONSTANT] = MILOLoss(settings.weights, mask_gradient=False, compute_dtype=torch.bfloat16).to(device)
-    losses |= {ALEX: _lpips("alex", device), VGG: _lpips("vgg", device)}
-    return losses, notes, str(exact.weights)
-
-
-def _plain(path: Path, exact: MILOLoss) -> nn.Module:
-    spec = importlib.util.spec_from_file_location("plain_milo", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError("is not a Python file", where=f"--plain {path}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    plain: nn.Module = module.PlainMILO()
-    plain.load_state_dict({k.replace("mask_network.", "net."): v for k, v in exact.metric.named_buffers()})
-    return plain
+    return {
+        PLAIN_ROW: PlainMILO().load(dict(exact.metric.named_buffers()), "mask_network.").to(device),
+        FLOAT32: exact,
+        BFLOAT16: MILOLoss(settings.weights, mask_gradient=True, compute_dtype=torch.bfloat16).to(device),
+        CONSTANT_MASK: MILOLoss(settings.weights, mask_gradient=False).to(device),
+        BFLOAT16_CONSTANT: MILOLoss(settings.weights, mask_gradient=False, compute_dtype=torch.bfloat16).to(device),
+        ALEX: _lpips("alex", device),
+        VGG: _lpips("vgg", device),
+    }, str(exact.weights)
 
 
 def _lpips(net: str, device: torch.device) -> Loss:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from milo_restore.bench.losses import BenchSettings
-from milo_restore.bench.timing import interleaved, machine, ratio
+from milo_restore.bench.timing import interleaved, machine, machine_line, ratio, threads
 from milo_restore.errors import ConfigError
 from milo_restore.loss import L1Loss, MILOLoss
 from milo_restore.processes import choose_device
@@ -45,15 +45,11 @@ def run_swinir_bench(settings: BenchSettings) -> dict[str, Any]:
         what = f"sides must be multiples of 8, got {settings.width}x{settings.height}"
         raise ConfigError(what, where="--size")
     device = choose_device(settings.device)
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(settings.threads)
-    try:
+    with threads(settings.threads):
         milo = MILOLoss(settings.weights, mask_gradient=False).to(device)
         through = MILOLoss(settings.weights, mask_gradient=True).to(device)
         losses: dict[str, Loss] = {BASE: L1Loss(), CONSTANT: milo, THROUGH: through}
         scales = [_measure(scale, losses, settings, device) for scale in SCALES]
-    finally:
-        torch.set_num_threads(threads_before)
     return {
         "machine": machine(settings.threads, device),
         "weights": str(milo.weights),
@@ -66,9 +62,8 @@ def run_swinir_bench(settings: BenchSettings) -> dict[str, Any]:
 
 def format_swinir_report(report: dict[str, Any]) -> str:
     """The report of `run_swinir_bench` as text for a terminal."""
-    on = report["machine"]
     lines = [
-        f"{on['device']}, {on['threads']} threads, torch {on['torch']}",
+        machine_line(report),
         f"MILO weights {report['weights']}",
         "",
         f"Training iteration of SwinIR-light (forward, loss, backward, Adam), inputs {report['patch']}, "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -77,10 +78,26 @@ def native_bfloat16(device: torch.device) -> bool | None:
     return any(probe() for probe in probes if probe is not None) if any(probes) else None
 
 
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Within it, torch computes on so many CPU threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def machine(threads: int, device: torch.device) -> dict[str, Any]:
     """What it was measured on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {"device": name, "threads": threads, "torch": torch.__version__}
+
+
+def machine_line(report: dict[str, Any]) -> str:
+    """The machine of a report, in words."""
+    return "{device}, {threads} threads, torch {torch}".format(**report["machine"])
 
 
 def _cpu_name() -> str:

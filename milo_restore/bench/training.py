@@ -19,7 +19,7 @@ from milo_restore.bench.losses import BenchSettings
 from milo_restore.bench.restormer import BATCH as CROPS
 from milo_restore.bench.restormer import COMPILED, measure_programs, measure_settings
 from milo_restore.bench.restormer import PATCH as SIDE
-from milo_restore.bench.timing import interleaved, machine, ratio
+from milo_restore.bench.timing import interleaved, machine, machine_line, ratio
 from milo_restore.data import SampleKey, training_photographs
 from milo_restore.metric import MILO
 from milo_restore.processes import choose_device
@@ -114,7 +114,7 @@ def _synthesis(pairs: DistortedPairs, batches: int) -> float:
 
 def format_training_report(report: dict[str, Any]) -> str:
     """The report for a terminal."""
-    on, programs = report["machine"], report["programs"]
+    programs = report["programs"]
     steps = [
         f"Restormer's step, {name:13s}{row['ms']:8.1f} ms         ratio {row['vs_plain']:.2f}"
         for name, row in report["settings"].items()
@@ -122,7 +122,7 @@ def format_training_report(report: dict[str, Any]) -> str:
     missing = [] if COMPILED in report["settings"] else [f"{COMPILED} is left out: it takes a minute to compile."]
     return "\n".join(
         (
-            f"{on['device']}, {on['threads']} threads, torch {on['torch']}",
+            machine_line(report),
             f"distortions made by {WORKERS} workers   {report['synthesis_per_s']:8.1f} images/s",
             f"the tiny training takes        {report['training_per_s']:8.1f} images/s   ratio {report['supply']:.2f}",
             f"a step of the training loop    {report['step_ms']:8.1f} ms",

@@ -157,5 +157,6 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         if name == chosen:
             module = importlib.import_module(command.module)
             module.add_arguments(sub)
-            sub.set_defaults(run=module.main)
+            # For commands that run others: none can import this file, which names them all.
+            sub.set_defaults(run=module.main, main=main, program=(sys.executable, "-m", __name__))
     return parser

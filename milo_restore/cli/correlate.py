@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from milo_restore.cli.metric import add_list_metrics
-from milo_restore.errors import ConfigError
+from milo_restore.errors import ConfigError, listed
 from milo_restore.files.write import check_target, replace_file
 
 if TYPE_CHECKING:
@@ -166,9 +166,8 @@ def _notes(run: Run) -> list[str]:
         if about.note is not None:
             lines.append(f"{name}: {about.note}")
         if result.not_finite:
-            more = f" and {len(result.not_finite) - _NAMED} more" if len(result.not_finite) > _NAMED else ""
-            named = ", ".join(result.not_finite[:_NAMED])
-            lines.append(f"{name}: {len(result.not_finite)} scores are NaN or infinite and left out: {named}{more}")
+            count, named = len(result.not_finite), listed(result.not_finite)
+            lines.append(f"{name}: {count} scores are NaN or infinite and left out: {named}")
         if found.fit.reason is not None:
             state = "converged, but" if found.fit.converged else "did not converge:"
             lines.append(f"{name}: the logistic {state} {found.fit.reason}")

@@ -22,7 +22,7 @@ import milo_restore
 from milo_restore.errors import MiloRestoreError
 
 _REQUIRED = (
-    "torch", "torchvision", "diffusers", "accelerate", "basicsr", "lpips", "einops", "numpy", "pyyaml",
+    "torch", "torchvision", "diffusers", "accelerate", "basicsr", "lpips", "einops", "jinja2", "numpy", "pyyaml",
     "safetensors", "pooch", "tqdm", "pillow", "scikit-image", "scipy", "opencv-python",
     "matplotlib", "tensorboard",
 )  # fmt: skip

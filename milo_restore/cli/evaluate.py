@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from milo_restore.cli.metric import add_list_metrics
-from milo_restore.errors import ConfigError
+from milo_restore.errors import ConfigError, listed
 from milo_restore.files.write import check_target, replace_file
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from milo_restore.measure.metrics import Protocol
 
-_NAMED = 8
 _PROTOCOLS = ("denoising", "super-resolution", "super-resolution-y")
 
 
@@ -148,12 +147,7 @@ def _notes(results: Mapping[str, Any], computed: Mapping[str, int]) -> list[str]
         if failed:
             first = next(image["failures"][name] for image in results["images"] if name in image["failures"])
             lines.append(
-                f"{name}: no value of {counted(len(failed))}, which its mean leaves out: {_list(failed)} ({first})"
+                f"{name}: no value of {counted(len(failed))}, which its mean leaves out: {listed(failed)} ({first})"
             )
     lines += [f"{name}: {about['mend']}" for name, about in results["unavailable"].items() if about["mend"]]
     return lines
-
-
-def _list(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{', '.join(names[:_NAMED])}{more}"

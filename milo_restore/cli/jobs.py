@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from milo_restore.errors import ConfigError, DataError
+from milo_restore.errors import ConfigError, DataError, listed
 from milo_restore.files.write import replace_file
-
-_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,8 @@ def to_do(jobs: list[Job], arguments: argparse.Namespace) -> list[Job]:
     if arguments.resume:
         return [job for job in jobs if job not in present]
     if present and not arguments.overwrite:
-        what = (
-            f"{len(present)} of {len(jobs)} results are there already: {listed([job.target.name for job in present])}"
-        )
+        names = listed([job.target.name for job in present], between="; ")
+        what = f"{len(present)} of {len(jobs)} results are there already: {names}"
         raise DataError(what, where=arguments.output, mend="Give --resume to keep them, --overwrite to replace them")
     return jobs
 
@@ -112,7 +109,8 @@ def usable(jobs: list[Job], minimum: int, *, skip: bool) -> list[Job]:
         mend = "Nothing was restored. Mend or remove them, or give --skip-bad"
         if len(bad) == 1:
             raise DataError(f"{next(iter(bad.values()))}. {mend}")
-        raise DataError(f"{len(bad)} of {len(jobs)} images cannot be used: {listed(list(bad.values()))}", mend=mend)
+        reasons = listed(list(bad.values()), between="; ")
+        raise DataError(f"{len(bad)} of {len(jobs)} images cannot be used: {reasons}", mend=mend)
     for reason in bad.values():
         say(f"left out: {reason}")
     if bad and len(bad) == len(jobs):
@@ -137,12 +135,6 @@ def write_record(record: Path, settings: dict[str, Any], *, resume: bool) -> Non
             what = ", ".join(f"{name} was {before.get(name)}, is {settings[name]}" for name in different)
             raise ConfigError(f"the results are of another run: {what}", where="--resume", mend="Use another folder")
     replace_file(record, json.dumps(settings, indent=1) + "\n")
-
-
-def listed(items: list[str]) -> str:
-    """The first few, and how many more."""
-    more = f" and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
-    return "; ".join(items[:_NAMED]) + more
 
 
 def say(line: str) -> None:

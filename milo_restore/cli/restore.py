@@ -6,18 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from milo_restore.cli.convert import VERSIONS
 from milo_restore.cli.jobs import Job, add_existing, find_jobs, say, to_do, usable, write_record
 from milo_restore.errors import ConfigError, MiloRestoreError, WeightsError
 
 if TYPE_CHECKING:
     from milo_restore.models.diffbir import DiffBIRPipeline
 
-TASKS = (
-    "sr",
-    "denoise",
-    "face",
-)  # as the diffbir room has them; torch need not come for --help
-VERSIONS = ("v1", "v2", "v2.1")
+TASKS = ("sr", "denoise", "face")  # as the diffbir room has them; torch need not come for --help
 DTYPES = ("float32", "bfloat16", "float16")
 UPSCALE = {"sr": 4.0, "denoise": 1.0, "face": 1.0}
 TILE = 512

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from milo_restore.errors import ConfigError
-from milo_restore.paper.jobs import LAUNCH, terminable
+from milo_restore.paper.jobs import LAUNCH, Main, terminable
 
 if TYPE_CHECKING:
     from milo_restore.paper import Cell, Table
@@ -63,7 +63,6 @@ def main(arguments: argparse.Namespace) -> int:
         return _print_runs(arguments.what)
     if len(arguments.what) > 1:
         raise ConfigError(f"got {' '.join(arguments.what)}", where="NUMBER", mend="Give one table's number, or all")
-    from milo_restore.cli import main as command
     from milo_restore.paper import NUMBERS, find_rows, load_table, plan, wanted_metrics
     from milo_restore.paper.reproduce import available_metrics, run_missing, write_tables
 
@@ -85,11 +84,12 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _print_plan(tables, cells, available)
         return 0
+    main: Main = arguments.main
     with terminable():
-        reasons, broken = run_missing(tables, cells, available, scale, out, arguments.launch, command, skip=skip)
+        reasons, broken = run_missing(tables, cells, available, scale, out, arguments.launch, main, skip=skip)
     write_tables(tables, every, scale, out, reasons)
     if not arguments.no_report:
-        _report(every, scale, out)
+        _report(every, scale, out, main)
     if broken:
         print(f"milo-restore: {len(broken)} commands failed: {'; '.join(broken)}", file=sys.stderr)
     return _FAILED if broken else 0
@@ -105,15 +105,14 @@ def _print_runs(names: Sequence[str]) -> int:
     return 0
 
 
-def _report(every: dict[int, list[Cell]], scale: str, out: Path) -> None:
+def _report(every: dict[int, list[Cell]], scale: str, out: Path, main: Main) -> None:
     """One page of everything that is there."""
-    from milo_restore.cli import main as command
     from milo_restore.measure.restorer import PROVENANCE
 
     folders = [str(cell.folder) for cells in every.values() for cell in cells if (cell.folder / PROVENANCE).is_file()]
     if folders:
         title = f"The paper's tables, scale {scale}"
-        command(["report", *folders, "--out", str(out / "report.html"), "--title", title])
+        main(["report", *folders, "--out", str(out / "report.html"), "--title", title])
 
 
 def _print_commands(tables: Sequence[Table], cells: dict[int, list[Cell]]) -> None:

@@ -28,23 +28,29 @@ class _MaskedLoss(RestorationLoss, Generic[M]):
         ConfigError: an anchor that is negative or no number.
     """
 
+    _kind: type[M]
+
     def __init__(
         self,
-        metric: M,
-        curriculum: Curriculum,
+        weights: str | Path = "official",
         *,
-        mask_gradient: bool,
-        normalize: bool,
-        anchor: float,
-        loss_weight: float,
-        reduction: Reduction,
+        curriculum: CurriculumKind = "constant",
+        total_steps: int | None = None,
+        start_step: int = 0,
+        mask_gradient: bool = False,
+        normalize: bool = False,
+        anchor: float = 0.0,
+        compute_dtype: torch.dtype = torch.float32,
+        loss_weight: float = 1.0,
+        reduction: Reduction = "mean",
     ) -> None:
         super().__init__(loss_weight, reduction)
         if not 0 <= anchor < math.inf:
             raise ConfigError(f"must be a number from 0, got {anchor}", where="anchor")
-        self.metric, self.curriculum = metric, curriculum
+        self.metric = self._kind.from_pretrained(weights, compute_dtype=compute_dtype)
+        self.curriculum = Curriculum(curriculum, total_steps, start_step)
         self.mask_gradient, self.normalize, self.anchor = mask_gradient, normalize, float(anchor)
-        warn_below_goal(metric.weights, stacklevel=4)
+        warn_below_goal(self.metric.weights)
 
     @property
     def weights(self) -> WeightsInfo | None:
@@ -150,29 +156,7 @@ class MILOLoss(_MaskedLoss[MILO]):
         []
     """
 
-    def __init__(
-        self,
-        weights: str | Path = "official",
-        *,
-        curriculum: CurriculumKind = "constant",
-        total_steps: int | None = None,
-        start_step: int = 0,
-        mask_gradient: bool = False,
-        normalize: bool = False,
-        anchor: float = 0.0,
-        compute_dtype: torch.dtype = torch.float32,
-        loss_weight: float = 1.0,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__(
-            MILO.from_pretrained(weights, compute_dtype=compute_dtype),
-            Curriculum(curriculum, total_steps, start_step),
-            mask_gradient=mask_gradient,
-            normalize=normalize,
-            anchor=anchor,
-            loss_weight=loss_weight,
-            reduction=reduction,
-        )
+    _kind = MILO
 
 
 class LatentMILOLoss(_MaskedLoss[LatentMILO]):
@@ -205,26 +189,4 @@ class LatentMILOLoss(_MaskedLoss[LatentMILO]):
         >>> loss(prediction, torch.randn(2, 4, 32, 32)).backward()
     """
 
-    def __init__(
-        self,
-        weights: str | Path = "official",
-        *,
-        curriculum: CurriculumKind = "constant",
-        total_steps: int | None = None,
-        start_step: int = 0,
-        mask_gradient: bool = False,
-        normalize: bool = False,
-        anchor: float = 0.0,
-        compute_dtype: torch.dtype = torch.float32,
-        loss_weight: float = 1.0,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__(
-            LatentMILO.from_pretrained(weights, compute_dtype=compute_dtype),
-            Curriculum(curriculum, total_steps, start_step),
-            mask_gradient=mask_gradient,
-            normalize=normalize,
-            anchor=anchor,
-            loss_weight=loss_weight,
-            reduction=reduction,
-        )
+    _kind = LatentMILO

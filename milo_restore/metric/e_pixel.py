@@ -21,21 +21,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.files import WEIGHTS, weights_sha256
 from milo_restore.files.state import fill
-from milo_restore.metric.checks import as_rgb, check_image_values, check_pair
-from milo_restore.metric.freeze import freeze_into_buffers
+from milo_restore.metric.e_base import EMaskNetwork, MaskingEnhanced
 from milo_restore.metric.network import ScoreScaler
-from milo_restore.metric.weights import WeightsInfo, load_weights
-
-E = TypeVar("E", bound="EnhancedMetric")
+from milo_restore.metric.weights import load_weights
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
@@ -44,57 +41,22 @@ _MOST_SCALED_DB = 100.0
 _NO_WEIGHT = 1e-20
 
 
-class EnhancedMaskNetwork(nn.Sequential):
-    """Three 3x3 convolutions, 6 -> 64 -> 64 -> 1, ReLU between them, sigmoid at the end; one scale.
-
-    The input's channels are the reference and the distorted image, in this order: the opposite of MILO's.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(
-            nn.Conv2d(6, 64, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(64, 64, 3, padding=1),
-            nn.ReLU(inplace=True), nn.Conv2d(64, 1, 3, padding=1), nn.Sigmoid(),
-        )  # fmt: skip
-
-
-class EnhancedMetric(nn.Module):
-    """What the four share; use `load_enhanced`. Built directly, a metric has random trainable weights.
+class EnhancedMetric(MaskingEnhanced):
+    """What the four share; use `load_enhanced`. The mask network sees the reference first.
 
     Attributes:
-        name: its name to `load_enhanced` and to ``milo-restore assets``.
-        lower_better: whether a lower raw value means a better image.
         scaler_gain: what the raw value is multiplied by before it goes into the scaler.
-        weights: which weights were loaded; None for a metric built directly.
     """
 
-    name: ClassVar[str]
-    lower_better: ClassVar[bool] = True
     scaler_gain: ClassVar[float] = 1.0
 
     def __init__(self) -> None:
         super().__init__()
-        self.mask_network = EnhancedMaskNetwork()
+        self.mask_network = EMaskNetwork(3)
         self.scaler = ScoreScaler()
-        self.weights: WeightsInfo | None = None
-        self._values_seen = False
-
-    def freeze(self: E) -> E:
-        """Turn every parameter into a buffer, outside of state dicts; the metric can no longer be trained."""
-        return freeze_into_buffers(self)
 
     def forward(self, image: Tensor, *, reference: Tensor) -> Tensor:
-        """The raw value per image.
-
-        Args:
-            image: distorted images, (N, 3, H, W), RGB in [0, 1]; grey (N, 1, H, W) is repeated to three channels.
-            reference: what they should be, same shape. Keyword-only, for the metric is not symmetric.
-
-        Returns:
-            (N,), float32, differentiable through the mask; range and direction as each class says.
-
-        Raises:
-            DataError: wrong rank, channels, size (below 16), device or value range, or NaN.
-        """
+        """The raw value per image, float32; see `MaskingEnhanced.forward`."""
         return self._raw(self._errors(image, reference).mean((1, 2, 3)))
 
     def mask(self, image: Tensor, *, reference: Tensor) -> Tensor:
@@ -141,12 +103,7 @@ class EnhancedMetric(nn.Module):
             return self.mask_network(torch.cat([reference, image], 1))
 
     def _prepare(self, image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        image, reference = as_rgb(image), as_rgb(reference)
-        check_pair(image, reference, 3)
-        # Reading values makes an accelerator wait for everything queued before; there only the first batch is read.
-        if image.device.type == "cpu" or not self._values_seen:
-            check_image_values(image, reference)
-            self._values_seen = True
+        image, reference = self._checked(image, reference)
         return image.float(), reference.float()
 
 

@@ -17,7 +17,6 @@ from milo_restore.files import present_weights, weights_path
 from milo_restore.files.hashes import sha256_of
 from milo_restore.files.state import fill, read_state
 from milo_restore.metric.e_features import CONVOLUTIONS, EDISTS, ELPIPS, EVGG, MaskedFeatureMetric
-from milo_restore.metric.freeze import freeze_into_buffers
 from milo_restore.metric.weights import WeightsInfo
 
 _OTHER_PARTS = ("stage", "model_elpips.", "model_edists.", "scaler_network.")  # which a file may hold beside the masks
@@ -52,7 +51,7 @@ def load_feature_metric(name: str, weights: str | Path = "official") -> MaskedFe
     if isinstance(metric, EDISTS):
         _fill_dists(metric)
     metric.weights = WeightsInfo(str(weights), str(path), sha256_of(path))
-    return freeze_into_buffers(metric)
+    return metric.freeze()
 
 
 def _fill_masks(metric: MaskedFeatureMetric, state: dict[str, Tensor], path: Path) -> None:

@@ -12,7 +12,6 @@ Members, hashes and maps are saved as JSON with the weights trained on them; wha
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from milo_restore.errors import ConfigError, DataError, WeightsError
+from milo_restore.errors import ConfigError, DataError, WeightsError, did_you_mean
 from milo_restore.files import find_weights
 from milo_restore.files.write import replace_file
 from milo_restore.metric.e_pixel import ABSENT, ENHANCED, EnhancedMetric, load_enhanced
@@ -186,8 +185,7 @@ def load_member(name: str) -> Member:
         return Member(name, load_enhanced(name), MosMap())
     if name in ("official", "mini"):
         return Member(name, MILO.from_pretrained(name), MosMap())
-    close = difflib.get_close_matches(name, MEMBERS, n=1, cutoff=0.5)
-    mend = f"It is {ABSENT[name]}" if name in ABSENT else f"Did you mean {close[0]!r}?" if close else None
+    mend = f"It is {ABSENT[name]}" if name in ABSENT else did_you_mean(name, MEMBERS)
     raise ConfigError(f"{name!r} is no member of a teacher", where="teacher", mend=mend or f"Known: {_known()}")
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from milo_restore.data.keys import keyed_rng
-from milo_restore.errors import ConfigError, DataError
+from milo_restore.errors import ConfigError, DataError, listed
 from milo_restore.opinions.layouts import LAYOUTS, Layout
 from milo_restore.opinions.score_files import Row, read_rows
 
@@ -28,7 +28,6 @@ SPLITS = ("kadid-train", "kadid-test")
 SPLIT_SEED = 0
 _KADID_REFERENCES = 81
 _KADID_TESTED = 16  # of 81: the supplement's 80-20 ratio
-_NAMED = 5
 
 DATASETS = tuple(LAYOUTS)
 
@@ -73,8 +72,7 @@ def opinion_pairs(
     rows = _of_split(read_rows(layout, Path(root), _path(table), complete=True), layout, split)
     pairs, missing = _found(layout, Path(root), rows)
     if missing:
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-        what = f"{len(missing)} of {len(rows)} pairs lack an image: {', '.join(missing[:_NAMED])}{more}"
+        what = f"{len(missing)} of {len(rows)} pairs lack an image: {listed(missing, 5)}"
         raise DataError(what, where=root, mend="Unpack all of the data set; --only-present measures what is there")
     return pairs
 

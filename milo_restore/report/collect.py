@@ -67,6 +67,11 @@ class Group:
         return self.runs[0].names
 
     @property
+    def notices(self) -> tuple[str, ...]:
+        """What the runs' provenance warns of, each once."""
+        return tuple(dict.fromkeys(run.provenance["notice"] for run in self.runs if run.provenance.get("notice")))
+
+    @property
     def source(self) -> Run | None:
         """A run whose inputs are those of all runs that name any; None where there are none, or others."""
         named = [run for run in self.runs if run.results["input"] is not None]

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_model
 from torch import nn
 
-from milo_restore.errors import ConfigError, NumericsError, WeightsError
+from milo_restore.errors import ConfigError, NumericsError, WeightsError, listed
 from milo_restore.processes import on_main
 from milo_restore.train import best, checkpoint
 from milo_restore.train.feed import MicroBatch, feed
@@ -182,15 +182,15 @@ def _report_skipped(run: _Run, outcome: Outcome, batches: list[MicroBatch], loss
     if outcome.skipped == "overflow":
         return
     state.bad_steps += 1
-    listed = ", ".join(names[:16]) + (f" and {len(names) - 16} more" if len(names) > 16 else "")
-    run.journal.say(f"step {state.step} skipped: the {outcome.skipped} is not finite; samples: {listed}")
+    samples = listed(names, 16)
+    run.journal.say(f"step {state.step} skipped: the {outcome.skipped} is not finite; samples: {samples}")
     if state.bad_steps < settings.max_bad_steps:
         return
     state.bad_steps = 0  # whoever resumes has seen this error, and gets as many tries again
     _save(run, prune=False)  # the last good checkpoint stays, whatever keep_checkpoints says
     raise NumericsError(
         f"the {outcome.skipped} was not finite in {settings.max_bad_steps} steps in a row; weights are unchanged since",
-        where=f"step {state.step}, samples {listed}",
+        where=f"step {state.step}, samples {samples}",
         mend="Look at these samples, lower learning_rate, or set mixed_precision to 'no'",
     )
 

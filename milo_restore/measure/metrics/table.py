@@ -22,9 +22,7 @@ Ens., the paper's ensemble, cannot be measured: its E-DeepWSD and the common sca
 
 from __future__ import annotations
 
-import difflib
-
-from milo_restore.errors import ConfigError
+from milo_restore.errors import ConfigError, did_you_mean
 from milo_restore.measure.metrics import from_milo, from_packages, from_pyiqa, pixel
 from milo_restore.measure.metrics.metric import Known, base_name
 
@@ -72,9 +70,8 @@ def find_metric(name: str) -> Known:
     mode = from_pyiqa.pyiqa_mode(base)
     if mode is None:
         known = list(dict.fromkeys((*OURS, *PYIQA)))
-        close = difflib.get_close_matches(base, known, n=1, cutoff=0.5)
-        hint = f"Did you mean {close[0]!r}? " if close else ""
-        raise ConfigError("no such metric", where=repr(name), mend=f"{hint}Known: {', '.join(known)}")
+        mend = " ".join(filter(None, (did_you_mean(base, known), f"Known: {', '.join(known)}")))
+        raise ConfigError("no such metric", where=repr(name), mend=mend)
     return Known(from_pyiqa.load_pyiqa, mode == "FR")
 
 
