@@ -76,11 +76,8 @@ class Config:
     network: Network = field(default_factory=Network)
     loss: LossSettings = field(default_factory=LossSettings)
     training: TrainSettings = field(default_factory=TrainSettings)
-    metrics: tuple[str, ...] = (
-        "psnr",
-        "ssim",
-        "milo",
-    )  # any of milo-restore evaluate; also as curves, and keep_best may name one
+    # Any of milo-restore evaluate; also as curves, and keep_best may name one.
+    metrics: tuple[str, ...] = ("psnr", "ssim", "milo")
 
 
 def main(config: Config, run: RunArguments) -> int:

@@ -158,18 +158,11 @@ def _check_provenance(record: Any, where: Path) -> None:
     Raises:
         DataError: the record, or a part of it, is of another kind.
     """
-    kinds: dict[str, Any] = {
-        "paper": dict,
-        "digits": dict,
-        "configs": dict,
-        "order": int,
-        "group": str,
-        "method": str,
-        "title": str,
-    }
-    wrong = [key for key, kind in kinds.items() if key in record and not isinstance(record[key], kind)] if isinstance(
-        record, dict
-    ) else ["the whole"]  # fmt: skip
+    kinds: dict[str, Any] = dict.fromkeys(("paper", "digits", "configs"), dict)
+    kinds |= {"order": int, **dict.fromkeys(("group", "method", "title"), str)}
+    wrong = ["the whole"]
+    if isinstance(record, dict):
+        wrong = [key for key, kind in kinds.items() if key in record and not isinstance(record[key], kind)]
     if not wrong:
         numbers = record.get("paper", {}).values()
         wrong = [] if all(value is None or isinstance(value, (int, float)) for value in numbers) else ["paper"]

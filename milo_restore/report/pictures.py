@@ -24,17 +24,8 @@ from milo_restore.show.grid import heat_map
 MAP_TOP = 0.5
 """Error that gets a map's brightest colour, of MILO's 0 to 0.869: what is above it is plainly visible."""
 RUNGS = (
-    (4096, 90),
-    (4096, 80),
-    (1024, 80),
-    (768, 80),
-    (512, 80),
-    (384, 80),
-    (320, 76),
-    (256, 72),
-    (192, 70),
-    (128, 70),
-)
+    (4096, 90), (4096, 80), (1024, 80), (768, 80), (512, 80), (384, 80), (320, 76), (256, 72), (192, 70), (128, 70),
+)  # fmt: skip
 """Sides of the squares that are shown, in pixels, and WebP qualities, from the best."""
 _TRIED = 12  # images from which the size of all is estimated
 _MARGIN = 0.9
