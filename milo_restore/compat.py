@@ -1,61 +1,59 @@
-"""The one place that makes PyPI's basicsr importable beside today's torchvision, and knows the other one of its name.
+"""The one place that makes PyPI's basicsr importable beside today's torchvision, and tells its forks apart.
 
-basicsr 1.4.2 (its newest release) imports ``rgb_to_grayscale`` from ``torchvision.transforms.functional_tensor``
-in ``basicsr/data/degradations.py``. torchvision removed that private module in 0.17, so ``import basicsr`` fails.
-The function itself lives on in ``torchvision.transforms.functional``; this module puts a stand-in of one function
-where basicsr looks for it. Whoever imports basicsr in this project imports this first.
+basicsr 1.4.2 (its newest release) and most of its forks import ``rgb_to_grayscale`` from
+``torchvision.transforms.functional_tensor``. torchvision removed that private module in 0.17, so ``import basicsr``
+fails. The function itself lives on in ``torchvision.transforms.functional``; this module puts a stand-in of one
+function where basicsr looks for it. Whoever imports basicsr in this project imports this first.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-import types
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-
-from milo_restore.errors import ConfigError
+from types import ModuleType
 
 _GONE = "torchvision.transforms.functional_tensor"
+
+
+class _StandIn(MetaPathFinder, Loader):
+    """Finds the module that torchvision no longer has; asked last, so a torchvision that has it gives its own."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return importlib.util.spec_from_loader(fullname, self) if fullname == _GONE else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        from torchvision.transforms.functional import rgb_to_grayscale
+
+        module.rgb_to_grayscale = rgb_to_grayscale  # type: ignore[attr-defined]
 
 
 def make_basicsr_importable() -> None:
     """Provide ``torchvision.transforms.functional_tensor.rgb_to_grayscale`` where torchvision no longer does.
 
-    Harmless to call twice, and where torchvision still has the module.
+    Harmless to call twice, and where torchvision still has the module; nothing is imported before it is asked for.
     """
-    if _GONE in sys.modules or importlib.util.find_spec(_GONE) is not None:
-        return
-    from torchvision.transforms.functional import rgb_to_grayscale
-
-    module = types.ModuleType(_GONE, "Stand-in made by milo_restore.compat for basicsr 1.4.2.")
-    module.rgb_to_grayscale = rgb_to_grayscale  # type: ignore[attr-defined]
-    sys.modules[_GONE] = module
+    if not any(isinstance(finder, _StandIn) for finder in sys.meta_path):
+        sys.meta_path.append(_StandIn())
 
 
 def is_restormer_fork(package: Path) -> bool:
-    """Whether a folder ``basicsr`` is the fork inside the Restormer repository: only that has ``models/losses``."""
+    """Whether a folder ``basicsr`` is of the kind inside Restormer, NAFNet, MIRNetv2 and Retinexformer.
+
+    Only that kind has ``models/losses``, and it has no ``__init__.py``, so an installed basicsr comes before it.
+    """
     return (package / "models" / "losses").is_dir()
 
 
 def forks_on_path() -> list[Path]:
-    """The folders ``basicsr`` on Python's path that are Restormer's fork, in use or not."""
+    """The folders ``basicsr`` on Python's path that are of Restormer's kind, in use or not."""
     packages = [Path(entry or ".") / "basicsr" for entry in sys.path]
     return [package for package in packages if is_restormer_fork(package)]
-
-
-def refuse_restormer_fork() -> None:
-    """Stop where ``import basicsr`` would give Restormer's fork, or nothing.
-
-    Raises:
-        ConfigError: saying which, and what to do.
-    """
-    spec = importlib.util.find_spec("basicsr")
-    if spec is None:
-        raise ConfigError("no basicsr can be imported", mend="pip install basicsr==1.4.2")
-    for place in spec.submodule_search_locations or []:
-        if is_restormer_fork(Path(place)):
-            mend = "Take Restormer's folder off PYTHONPATH, or use another environment, and pip install basicsr==1.4.2"
-            raise ConfigError("is Restormer's fork of basicsr, not PyPI's", where=place, mend=mend)
 
 
 make_basicsr_importable()

@@ -51,7 +51,7 @@ def lines(monkeypatch):
     logged: list[tuple[int, str]] = []
     logger = logging.Logger("test")
     logger.addHandler(SimpleNamespace(level=0, handle=lambda record: logged.append((record.levelno, record.msg))))
-    monkeypatch.setattr(watch, "get_root_logger", lambda: logger)
+    monkeypatch.setattr(watch, "_LOG", logger)
     return logged
 
 
