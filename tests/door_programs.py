@@ -133,14 +133,17 @@ class SRModel(BaseModel):
     def __init__(self, opt):
         super().__init__(opt)
         self.net_g = network()
+        self.accum_iters = opt.train.accumulate
         self.losses = {f"l_{each['type']}": build_loss(each) for each in opt.train.losses}
         self.optimizer = torch.optim.SGD(self.net_g.parameters(), lr=0.1)
-    def optimize_parameters(self, lq, gt):
-        self.optimizer.zero_grad()
+    def optimize_parameters(self, current_iter, current_accum_iter, apply_gradient):
+        lq, gt = self.batch
         total = sum(loss(self.net_g(lq), gt) * abs(loss.loss_weight) for loss in self.losses.values())
-        total.backward()
-        self.optimizer.step()
-        return total.item()
+        (total / self.accum_iters).backward()
+        if apply_gradient:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self.loss = total.item()
 """
 
 _REDUX_TRAIN = """
@@ -150,9 +153,11 @@ from traiNNer.data import batch
 from traiNNer.models.sr_model import SRModel
 opt = json.load(open(sys.argv[1]), object_hook=lambda node: node if "type" in node else SimpleNamespace(**node))
 model, losses = SRModel(opt), []
-for iteration in range(1, opt.train.total_iter + 1):
-    model.set_current_iter(iteration)
-    losses.append(model.optimize_parameters(*batch(iteration)))
+for number in range(1, opt.train.total_iter * model.accum_iters + 1):
+    model.batch = batch(number)
+    iteration, rest = divmod(number, model.accum_iters)
+    model.optimize_parameters(iteration, rest, rest == 0)
+    losses.append(model.loss)
 net = model.net_g
 print(json.dumps(RESULT))
 """
@@ -302,8 +307,6 @@ _REDUX_BASE = """
 class BaseModel:
     def __init__(self, opt):
         self.opt, self.losses = opt, {}
-    def set_current_iter(self, iter_):
-        self.current_iter = iter_
 """
 
 KINDS: dict[str, dict[str, str]] = {
@@ -352,7 +355,7 @@ def options(folder: Path, **changes: object) -> Path:
     """A configuration that all programs of images read."""
     pixel = {"type": "L1Loss", "loss_weight": 0.5}
     content = {
-        "train": {"total_iter": ITERATIONS, "pixel_opt": pixel, "losses": [pixel]},
+        "train": {"total_iter": ITERATIONS, "accumulate": 1, "pixel_opt": pixel, "losses": [pixel]},
         "datasets": {"train": {}},
         "logger": {"total_iter": ITERATIONS},
         **changes,

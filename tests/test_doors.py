@@ -87,9 +87,11 @@ def test_l1_becomes_mse(tmp_path):
     assert found["losses"] == pytest.approx(expected["losses"], rel=1e-6)
 
 
-def test_redux_multiplies_by_the_weight_once(tmp_path):
-    done = through(tmp_path, write("redux", tmp_path), COSINE, options(tmp_path))
-    expected = plain_run(cosine(), STEPS)
+def test_redux_multiplies_by_the_weight_once_and_counts_steps(tmp_path):
+    pixel = {"type": "L1Loss", "loss_weight": 0.5}
+    path = options(tmp_path, train={"total_iter": 2, "accumulate": 2, "losses": [pixel]})
+    done = through(tmp_path, write("redux", tmp_path), COSINE, path)
+    expected = plain_run(cosine(2), STEPS, accumulate=2)
     assert result(done)["losses"] == pytest.approx(expected["losses"], rel=1e-6)
     assert "traiNNer-redux: L1Loss -> milo-cosine" in done.stderr
 

@@ -175,12 +175,20 @@ def _without_gpu() -> Iterator[None]:
         ):
             if hasattr(place, name):
                 stack.enter_context(patch.object(place, name, stand_in))
+        for module in ("realesrnet_model", "realesrgan_model"):  # their JPEGs come out with other strides on a CPU
+            place = sys.modules.get(f"basicsr.models.{module}")
+            if place is not None and hasattr(place, "filter2D"):
+                stack.enter_context(patch.object(place, "filter2D", _on_contiguous(place.filter2D)))
         for name in ("video_base_model.VideoBaseModel", "video_recurrent_model.VideoRecurrentModel"):
             module, kind = name.split(".")
             model = getattr(sys.modules.get(f"basicsr.models.{module}"), kind, None)  # BasicSR has imported what it has
             if model is not None:
                 stack.enter_context(patch.object(model, "dist_validation", _on_cpu(model.dist_validation)))
         yield
+
+
+def _on_contiguous(blur: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda image, kernel: blur(image.contiguous(), kernel)
 
 
 def _start_gloo(backend: str, **options: Any) -> None:

@@ -1,7 +1,8 @@
 """traiNNer-redux's door: MILO in place of its pixel losses.
 
-Its losses are a list, and it multiplies each by ``loss_weight`` itself; it says the iteration to the model
-(``set_current_iter``) before it trains on a batch, and steps the learning rate after.
+Its losses are a list, and it multiplies each by ``loss_weight`` itself. It gives the iteration to
+``optimize_parameters`` and steps the learning rate after; where it accumulates, the batches before an iteration's last
+still bear the number of the iteration before.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from milo_restore.hooks import when_imported
 __all__ = ["install"]
 
 NAME = "traiNNer-redux"
+_MODELS = {"sr_model": "SRModel", "ae_model": "AEModel"}
 
 
 def install(wish: Wish) -> None:
@@ -29,7 +31,8 @@ def install(wish: Wish) -> None:
     """
     accept_local_rank()
     when_imported("traiNNer.losses", functools.partial(_replace, wish=wish))
-    when_imported("traiNNer.models.base_model", _hook)
+    for module, model in _MODELS.items():
+        when_imported(f"traiNNer.models.{module}", functools.partial(_hook, name=model))
 
 
 def _replace(module: ModuleType, *, wish: Wish) -> None:
@@ -37,14 +40,15 @@ def _replace(module: ModuleType, *, wish: Wish) -> None:
     module.build_loss = replacing(module.build_loss, wish, NAME, outside=True)  # type: ignore[attr-defined]
 
 
-def _hook(module: ModuleType) -> None:
-    original = module.BaseModel.set_current_iter
+def _hook(module: ModuleType, *, name: str) -> None:
+    model = getattr(module, name)
+    original = model.optimize_parameters
 
     @functools.wraps(original)
-    def set_current_iter(self: Any, iteration: int) -> None:
-        original(self, iteration)
+    def optimize_parameters(self: Any, current_iter: int, current_accum_iter: int, apply_gradient: bool) -> Any:
         for loss in self.losses.values():
             if isinstance(loss, ImageLoss):
-                loss.tell(iteration, int(self.opt.train.total_iter))
+                loss.tell(current_iter + (not apply_gradient), int(self.opt.train.total_iter))
+        return original(self, current_iter, current_accum_iter, apply_gradient)
 
-    module.BaseModel.set_current_iter = set_current_iter
+    model.optimize_parameters = optimize_parameters
