@@ -16,6 +16,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
+from milo_restore.errors import ConfigError
+
 _GONE = "torchvision.transforms.functional_tensor"
 
 
@@ -54,6 +56,25 @@ def forks_on_path() -> list[Path]:
     """The folders ``basicsr`` on Python's path that are of Restormer's kind, in use or not."""
     packages = [Path(entry or ".") / "basicsr" for entry in sys.path]
     return [package for package in packages if is_restormer_fork(package)]
+
+
+def require_basicsr() -> None:
+    """Stop where ``import basicsr`` would give nothing, or a fork without BasicSR's ``train_pipeline``.
+
+    Raises:
+        ConfigError: saying which, and what to do.
+    """
+    spec = importlib.util.find_spec("basicsr")
+    if spec is None:
+        mend = (
+            "pip install basicsr==1.4.2; or for a fork's own program: milo-restore run --loss milo-cosine -- train.py"
+        )
+        raise ConfigError("no basicsr can be imported", mend=mend)
+    for place in map(Path, spec.submodule_search_locations or []):
+        if is_restormer_fork(place):
+            what = "is of Restormer's kind, which this command does not know"
+            mend = f"Train with it: milo-restore run --loss milo-cosine -- {place / 'train.py'} -opt FILE.yml"
+            raise ConfigError(what, where=place, mend=mend)
 
 
 make_basicsr_importable()

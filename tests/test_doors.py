@@ -196,6 +196,27 @@ def test_torchrun_trains_on_two(tmp_path):
     assert done.stderr.count("milo-restore run: BasicSR") == 1  # one process speaks
 
 
+def test_a_spawned_worker_finds_what_the_program_found(tmp_path):
+    write("getattr", tmp_path)
+    script = tmp_path / "basicsr" / "spawning.py"
+    script.write_text(
+        "import multiprocessing\n"
+        "import basicsr.data\n"  # this folder's, where another basicsr is installed
+        "from torchvision.transforms.functional_tensor import rgb_to_grayscale\n"
+        "def told(queue):\n"
+        "    queue.put(basicsr.data.__file__)\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context('spawn')\n"
+        "    queue = context.Queue()\n"
+        "    worker = context.Process(target=told, args=(queue,))\n"
+        "    worker.start()\n"
+        "    print(queue.get(timeout=120))\n"
+        "    worker.join()\n"
+    )
+    done = through(tmp_path, script, COSINE)
+    assert done.stdout.strip() == str(tmp_path / "basicsr" / "data.py"), done.stderr[-2000:]
+
+
 # ------------------------------------------------------------------------------------------------ diffusion
 
 

@@ -65,10 +65,12 @@ def forced(options: dict[str, Any], entries: list[str]) -> dict[str, Any]:
     Raises:
         ConfigError: an entry is not of the form ``key:sub=value``, or names a branch that does not exist.
     """
+    options = copy.deepcopy(options)
+    if not entries:  # which forks do not know
+        return options
     import milo_restore.compat  # noqa: F401  # isort: skip
     from basicsr.utils.options import _postprocess_yml_value
 
-    options = copy.deepcopy(options)
     for entry in entries:
         keys, separator, value = entry.partition("=")
         if not separator or "=" in value:
