@@ -66,9 +66,7 @@ def require_basicsr() -> None:
     """
     spec = importlib.util.find_spec("basicsr")
     if spec is None:
-        mend = (
-            "pip install basicsr==1.4.2; or for a fork's own program: milo-restore run --loss milo-cosine -- train.py"
-        )
+        mend = "pip install basicsr==1.4.2; or run a fork's own program by milo-restore run"
         raise ConfigError("no basicsr can be imported", mend=mend)
     for place in map(Path, spec.submodule_search_locations or []):
         if is_restormer_fork(place):

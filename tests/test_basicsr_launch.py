@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from basicsr.utils import get_root_logger
 from basicsr.utils import logger as basicsr_logger
 from basicsr.utils.registry import DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
-from milo_restore import MILO
+from milo_restore import MILO, compat
 from milo_restore.basicsr import checks, launch
 from milo_restore.basicsr.checks import images
 from milo_restore.basicsr.options import LOSSES, forced, swap_loss
@@ -353,6 +354,18 @@ def test_slurm_counts_its_tasks(monkeypatch):
     monkeypatch.setenv("SLURM_PROCID", "3")
     assert (launch._processes("slurm"), launch._rank()) == (8, 3)
     assert launch._processes("none") == 1
+
+
+def test_a_basicsr_of_restormers_kind_is_told_its_door(tmp_path, monkeypatch):
+    fork = tmp_path / "basicsr"
+    (fork / "models" / "losses").mkdir(parents=True)
+    found = SimpleNamespace(submodule_search_locations=[str(fork)])
+    monkeypatch.setattr(compat.importlib.util, "find_spec", lambda name: found)
+    with pytest.raises(ConfigError, match=f"milo-restore run --loss milo-cosine -- {fork / 'train.py'}"):
+        compat.require_basicsr()
+    monkeypatch.setattr(compat.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="no basicsr can be imported"):
+        compat.require_basicsr()
 
 
 def test_forced_values_are_read_as_basicsr_reads_them():

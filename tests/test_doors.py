@@ -69,6 +69,16 @@ def test_a_resumed_program_goes_on_in_the_curriculum(tmp_path):
     assert found["losses"] == pytest.approx(plain_run(cosine(), STEPS[2:])["losses"], rel=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["suffix", "plain"])
+def test_an_import_on_top_is_a_door_too(kind, tmp_path):
+    script = write(kind, tmp_path)
+    script.write_text(f"import milo_restore.basicsr\n{script.read_text()}")
+    pixel = {"type": "MILOLoss", "weights": "mini", "curriculum": "cosine", "loss_weight": 0.5}
+    path = options(tmp_path, train={"total_iter": ITERATIONS, "pixel_opt": pixel})
+    found = result(python(tmp_path, script, "-opt", path, "--local-rank=0", path=[tmp_path]))
+    assert found["losses"] == pytest.approx(plain_run(cosine(), STEPS)["losses"], rel=1e-6)
+
+
 @pytest.mark.parametrize("loss", ["l1", "mse"])
 def test_the_programs_own_losses_are_bit_for_bit(loss, tmp_path):
     script = write("plain", tmp_path)
