@@ -24,7 +24,7 @@ def calculate_milo(
     weights: str = "official",
     img1: Any = None,
     **_: Any,
-) -> float:
+) -> Tensor | float:
     """MILO's raw error of a restored image, lower is better; for BasicSR's ``val.metrics``.
 
     Args:
@@ -38,7 +38,8 @@ def calculate_milo(
         **_: what other metrics take, such as ``test_y_channel``.
 
     Returns:
-        The error.
+        The error: of arrays a plain float, which forks save in training states that load safely; of tensors a scalar
+        tensor, as BasicSR's own metrics on tensors give it.
 
     Raises:
         ConfigError: an unknown order, or an image is missing.
@@ -49,8 +50,8 @@ def calculate_milo(
     if crop_border:
         inner = slice(crop_border, -crop_border)
         restored, reference = restored[..., inner, inner], reference[..., inner, inner]
-    # NumPy's number is a float, and has the item() that forks whose metrics work on tensors ask for.
-    return np.float64(_metric(weights)(restored.clamp(0, 1), reference.clamp(0, 1)).mean().item())
+    error = _metric(weights)(restored.clamp(0, 1), reference.clamp(0, 1)).mean()
+    return error if isinstance(img2, Tensor) else float(error)
 
 
 @functools.lru_cache(maxsize=2)
