@@ -219,7 +219,10 @@ for iteration in range(4):
     model_pred = net(noisy_latents)
     target = noise if sys.argv[1] == "epsilon" else noise_scheduler.get_velocity(latents, noise, timesteps)
     unrelated = F.mse_loss(model_pred.detach(), latents)
-    loss = F.mse_loss(model_pred.float(), target.float(), reduction="mean")
+    if len(sys.argv) > 2:  # weighted by sample, as with --snr_gamma
+        loss = F.mse_loss(model_pred.float(), target.float(), reduction="none").mean(dim=[1, 2, 3]).mean()
+    else:
+        loss = F.mse_loss(model_pred.float(), target.float(), reduction="mean")
     loss.backward()
     optimizer.step()
     lr_scheduler.step()

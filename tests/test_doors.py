@@ -14,6 +14,7 @@ from conftest import REPOSITORY
 from door_programs import ITERATIONS, options, plain_run, write
 
 from milo_restore import MILOLoss
+from milo_restore.doors.latent_loss import Noised
 from milo_restore.doors.local_rank import accept_local_rank
 from milo_restore.doors.lpips import PerceptualLoss
 from milo_restore.doors.source import DOOR, compiled
@@ -239,6 +240,26 @@ def test_a_diffusers_script_trains_with_latent_milo(prediction, tmp_path):
     found = result(done)
     assert f"F.mse_loss -> latent milo-cosine; called {ITERATIONS} times" in done.stderr  # not the unrelated ones
     assert found["losses"] == pytest.approx(latent_losses(prediction), rel=1e-5)
+
+
+def test_a_loss_that_the_script_reduces_itself(tmp_path):
+    found = result(through(tmp_path, write("ddpm", tmp_path), COSINE, "epsilon", "weighted"))
+    assert found["losses"] == pytest.approx(latent_losses("epsilon"), rel=1e-5)
+
+
+def test_which_targets_are_the_noisings():
+    clean, noise = torch.randn(2, 4, 4, 16, 16)
+    sigma = torch.rand(4, 1, 1, 1)
+    noised = Noised(clean, noise, (1 - sigma) * clean + sigma * noise, None, None, sigma)
+    for target, kind in ((noise - clean, "velocity"), (clean - noise, "reverse"), (clean, "clean")):
+        part, found = noised.matched(target.bfloat16())
+        assert found == kind
+        assert torch.allclose(part.estimate(target, kind), clean, atol=1e-5)
+    part, found = noised.matched((noise - clean)[2:])  # DreamBooth compares its halves one by one
+    assert (found, len(part.clean)) == ("velocity", 2)
+    assert torch.equal(part.sigma, sigma[2:])
+    for other in (noise, torch.randn_like(clean), clean[:, :3], clean[:3]):
+        assert noised.matched(other) is None
 
 
 def latent_losses(prediction):
