@@ -366,6 +366,15 @@ def test_an_lpips_script_trains_with_milo(tmp_path):
     assert "called 4 times" in done.stderr
 
 
+def test_a_module_is_a_program_too(tmp_path):
+    write("lpips", tmp_path)
+    done = python(
+        tmp_path, "-m", "milo_restore.cli", "run", "--lpips", "milo", "--weights", "mini", "--", "-m", "train"
+    )
+    assert len(result(done)["losses"]) == ITERATIONS
+    assert "called 4 times" in done.stderr
+
+
 def test_the_shape_of_lpips():
     wish = Wish("milo", "mini")
     first, second = 2 * torch.rand(2, 2, 3, 32, 32) - 1

@@ -34,6 +34,7 @@ def execute(program: Sequence[str], compiled: Compile, names: Mapping[str, Any])
     """
     name = program[1] if program[0] == "-m" and len(program) > 1 else program[0]
     if program[0] == "-m":
+        sys.path[0] = os.getcwd()
         path = _module_file(name)
         sys.argv = [str(path), *program[2:]]
     else:
