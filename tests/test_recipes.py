@@ -244,10 +244,10 @@ def test_compare_prints_a_table_and_draws_a_picture(denoise, monkeypatch, tmp_pa
 
 def test_basicsr_builds_the_loss_from_a_yaml_entry():
     """The README's ten lines for a BasicSR training."""
+    import milo_restore.compat  # noqa: F401  # isort: skip  (makes basicsr importable)
     from basicsr.losses import build_loss
     from basicsr.utils.registry import LOSS_REGISTRY
 
-    import milo_restore.compat  # noqa: F401  (makes basicsr importable)
     from milo_restore import MILOLoss
 
     if "MILOLoss" not in LOSS_REGISTRY:
