@@ -1,9 +1,9 @@
 """PyPI's basicsr beside today's torchvision, and the other package of its name.
 
-basicsr 1.4.2 (its newest release) imports ``rgb_to_grayscale`` from ``torchvision.transforms.functional_tensor``
-in ``basicsr/data/degradations.py``. torchvision removed that private module in 0.17, so ``import basicsr`` fails.
-The function itself lives on in ``torchvision.transforms.functional``. `install`, which ``import milo_restore`` calls,
-puts a finder behind all others that gives a module of this one function where nobody else has one of that name.
+basicsr 1.4.2 (its newest release) and most of its forks import ``rgb_to_grayscale`` from
+``torchvision.transforms.functional_tensor``. torchvision removed that private module in 0.17, so ``import basicsr``
+fails. The function itself lives on in ``torchvision.transforms.functional``. `install`, which ``import milo_restore``
+calls, puts a finder behind all others that gives a module of this one function where nobody else has one of that name.
 """
 
 from __future__ import annotations
@@ -42,26 +42,31 @@ def install() -> None:
 
 
 def is_restormer_fork(package: Path) -> bool:
-    """Whether a folder ``basicsr`` is the fork inside the Restormer repository: only that has ``models/losses``."""
+    """Whether a folder ``basicsr`` is of the kind inside Restormer, NAFNet, MIRNetv2 and Retinexformer.
+
+    Only that kind has ``models/losses``, and it has no ``__init__.py``, so an installed basicsr comes before it.
+    """
     return (package / "models" / "losses").is_dir()
 
 
 def forks_on_path() -> list[Path]:
-    """The folders ``basicsr`` on Python's path that are Restormer's fork, in use or not."""
+    """The folders ``basicsr`` on Python's path that are of Restormer's kind, in use or not."""
     packages = [Path(entry or ".") / "basicsr" for entry in sys.path]
     return [package for package in packages if is_restormer_fork(package)]
 
 
-def refuse_restormer_fork() -> None:
-    """Stop where ``import basicsr`` would give Restormer's fork, or nothing.
+def require_basicsr() -> None:
+    """Stop where ``import basicsr`` would give nothing, or a fork without BasicSR's ``train_pipeline``.
 
     Raises:
         ConfigError: saying which, and what to do.
     """
     spec = importlib.util.find_spec("basicsr")
     if spec is None:
-        raise ConfigError("no basicsr can be imported", mend="pip install basicsr==1.4.2")
-    for place in spec.submodule_search_locations or []:
-        if is_restormer_fork(Path(place)):
-            mend = "Take Restormer's folder off PYTHONPATH, or use another environment, and pip install basicsr==1.4.2"
-            raise ConfigError("is Restormer's fork of basicsr, not PyPI's", where=place, mend=mend)
+        mend = "pip install basicsr==1.4.2; or run a fork's own program by milo-restore run"
+        raise ConfigError("no basicsr can be imported", mend=mend)
+    for place in map(Path, spec.submodule_search_locations or []):
+        if is_restormer_fork(place):
+            what = "is of Restormer's kind, which this command does not know"
+            mend = f"Train with it: milo-restore run --loss milo-cosine -- {place / 'train.py'} -opt FILE.yml"
+            raise ConfigError(what, where=place, mend=mend)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import copy
 import logging
-import subprocess
-import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY
 from PIL import Image
 
 from milo_restore import cli
 
 import milo_restore.basicsr  # noqa: F401  # isort: skip
+from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
 from basicsr.utils import logger as basicsr_logger
-from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
+from basicsr.utils.registry import DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
+from milo_restore import MILO, compat
 from milo_restore.basicsr import checks, launch
+from milo_restore.basicsr.checks import images
 from milo_restore.basicsr.options import LOSSES, forced, swap_loss
 from milo_restore.errors import ConfigError, WeightsError
 
@@ -59,6 +60,7 @@ logger: {print_freq: 1, save_checkpoint_freq: 2, use_tb_logger: false}
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MILO_RESTORE_CACHE", str(tmp_path / "cache"))
     rng = np.random.default_rng(0)
     for name, side in (("gt", 96), ("lq", 24)):
         (tmp_path / name).mkdir()
@@ -130,7 +132,10 @@ WRONG = {
     "network": (changed("network_g:type", "MSRRestNet"), "knows no 'MSRRestNet'. Did you mean 'MSRResNet'?"),
     "model": (changed("model_type", "SRModell"), "Did you mean 'SRModel'?"),
     "loss": (changed("train:pixel_opt:type", "L1Los"), "key 'train.pixel_opt.type': BasicSR knows no 'L1Los'"),
-    "optimizer": (changed("train:optim_g:type", "AdamW"), "key 'train.optim_g.type': BasicSR knows no 'AdamW'"),
+    "optimizer": (
+        changed("train:optim_g:type", "AdamW"),
+        "key 'train.optim_g.type': the installed basicsr knows no 'AdamW'",
+    ),
     "scheduler": (changed("train:scheduler:type", "StepLR"), "Did you mean 'MultiStepLR'?"),
     "number": (changed("train:optim_g:lr", "2e-4"), "key 'train.optim_g.lr': YAML reads 2e-4 as text"),
     "data": (changed("datasets:train:dataroot_gt", "nowhere"), "key 'datasets.train.dataroot_gt': no such folder"),
@@ -351,17 +356,16 @@ def test_slurm_counts_its_tasks(monkeypatch):
     assert launch._processes("none") == 1
 
 
-def test_restormers_fork_is_refused_by_name(tmp_path):
+def test_a_basicsr_of_restormers_kind_is_told_its_door(tmp_path, monkeypatch):
     fork = tmp_path / "basicsr"
     (fork / "models" / "losses").mkdir(parents=True)
-    code = (
-        "import importlib.util, types, milo_restore.compat; "
-        f"importlib.util.find_spec = lambda name: types.SimpleNamespace(submodule_search_locations=[{str(fork)!r}]); "
-        "import milo_restore.basicsr"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
-    assert done.returncode == 1
-    assert f"{fork}: is Restormer's fork of basicsr, not PyPI's" in done.stderr.splitlines()[-1]
+    found = SimpleNamespace(submodule_search_locations=[str(fork)])
+    monkeypatch.setattr(compat.importlib.util, "find_spec", lambda name: found)
+    with pytest.raises(ConfigError, match=f"milo-restore run --loss milo-cosine -- {fork / 'train.py'}"):
+        compat.require_basicsr()
+    monkeypatch.setattr(compat.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="no basicsr can be imported"):
+        compat.require_basicsr()
 
 
 def test_forced_values_are_read_as_basicsr_reads_them():
@@ -371,3 +375,112 @@ def test_forced_values_are_read_as_basicsr_reads_them():
     assert OPTIONS["num_gpu"] == 0
     with pytest.raises(ConfigError, match="there is no branch"):
         forced(OPTIONS, ["no:such=1"])
+
+
+# ---------------------------------------------------------------------------------------------- forks, and own classes
+
+
+def check(options):
+    return checks.check_options(options, "options.yml", 1)
+
+
+def test_whatever_optimizer_the_installed_basicsr_knows_is_accepted(folder, monkeypatch):
+    options = changed("train:optim_g", {"type": "AdamW", "lr": 0.0002, "weight_decay": 0.01})
+    with pytest.raises(ConfigError, match="the installed basicsr knows no 'AdamW'"):
+        check(options)
+    original = BaseModel.get_optimizer
+
+    def masters(self, kind, params, lr, **more):
+        return torch.optim.AdamW(params, lr, **more) if kind == "AdamW" else original(self, kind, params, lr, **more)
+
+    monkeypatch.setattr(BaseModel, "get_optimizer", masters)
+    check(options)
+
+
+@pytest.mark.parametrize("periods", [[2], [1, 1]])
+def test_a_schedule_that_ends_before_the_run_is_refused(periods, folder):
+    scheduler = {"type": "CosineAnnealingRestartLR", "periods": periods, "restart_weights": [1] * len(periods)}
+    with pytest.raises(ConfigError, match="no rate for iteration 4, the last of train.total_iter"):
+        check(changed("train:scheduler", {**scheduler, "eta_min": 1e-7}))
+    check(changed("train:scheduler", {**scheduler, "periods": [4], "restart_weights": [1], "eta_min": 1e-7}))
+
+
+def test_images_in_the_signed_range_are_found_out_before_the_start(folder):
+    options = changed("datasets:train:mean", [0.5, 0.5, 0.5])
+    options["datasets"]["train"]["std"] = [0.5, 0.5, 0.5]
+    options["train"]["pixel_opt"] = {"type": "MILOLoss", "weights": "mini"}
+    with pytest.raises(ConfigError, match=r"train.pixel_opt': mean and std of 0.5 .* Add range_norm: true"):
+        check(options)
+    swap_loss(options, "milo", "mini", "options.yml")
+    assert options["train"]["pixel_opt"]["range_norm"] is True
+    check(options)
+
+
+def test_range_norm_maps_the_images():
+    first, second = torch.rand(2, 1, 3, 32, 32)
+    plain = LOSS_REGISTRY.get("MILOLoss")(weights="mini")
+    signed = LOSS_REGISTRY.get("MILOLoss")(weights="mini", range_norm=True)
+    assert torch.allclose(signed(2 * first - 1, 2 * second - 1), plain(first, second), rtol=1e-5)
+
+
+def test_a_class_of_ones_own_is_no_misspelt_one(folder):
+    with pytest.raises(ConfigError, match="BasicSR knows no 'HATModel'. If it is a class of your own, .*--import"):
+        check(changed("model_type", "HATModel"))
+
+
+def test_import_brings_classes_of_ones_own(folder, capfd):
+    (folder / "own_archs.py").write_text(
+        "from basicsr.archs.srresnet_arch import MSRResNet\n"
+        "from basicsr.utils.registry import ARCH_REGISTRY\n"
+        "@ARCH_REGISTRY.register()\n"
+        "class OwnNet(MSRResNet):\n    pass\n"
+    )
+    options = changed("network_g:type", "OwnNet")
+    options["train"]["total_iter"] = 1
+    assert start(folder, options, "--import", "own_archs") == 0
+    assert start(folder, options, "--import", "no_such_archs") == 2
+    assert "--import no_such_archs: cannot be imported" in capfd.readouterr().err
+
+
+def test_what_was_read_is_not_read_again(folder, monkeypatch, tmp_path):
+    read = []
+    size = images._size
+    monkeypatch.setattr(images, "_size", lambda path: read.append(path.name) or size(path))
+    checks.check_images(OPTIONS)
+    assert len(read) == 8
+    del read[:]
+    Image.fromarray(np.zeros((96, 96, 3), np.uint8)).save(folder / "gt" / "2.png")
+    checks.check_images(OPTIONS)
+    assert read == ["2.png"]
+    (folder / "list.txt").write_text("1.png (96,96,3)\n")
+    (tmp_path / "cache" / "images.json").unlink()
+    del read[:]
+    checks.check_images(changed("datasets:train:meta_info_file", "list.txt"))
+    assert read == ["1.png", "1.png"]  # the target and its input
+
+
+def test_a_gpu_is_asked_for_in_vain_and_not_missed():
+    with launch._without_gpu():
+        assert torch.nn.Linear(1, 1).cuda().weight.device.type == "cpu"
+        assert torch.zeros(1).cuda().device.type == "cpu"
+    assert torch.nn.Module.cuda.__module__ == "torch.nn.modules.module"
+
+
+# ---------------------------------------------------------------------------------------------- the metric
+
+
+def test_calculate_milo_is_the_metric():
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, 256, (2, 48, 40, 3), np.uint8)
+    tensors = [torch.from_numpy(each[..., ::-1].copy()).permute(2, 0, 1)[None] / 255 for each in (first, second)]
+    expected = float(MILO("mini")(*tensors))
+    calculate_milo = METRIC_REGISTRY.get("calculate_milo")
+    assert calculate_milo(first, second, 0, weights="mini", test_y_channel=False) == pytest.approx(expected, rel=1e-6)
+    assert type(calculate_milo(img1=first, img2=second, weights="mini")) is float  # states load with weights_only
+    assert calculate_milo(*tensors, weights="mini").item() == pytest.approx(expected, rel=1e-6)
+    chw = [each.transpose(2, 0, 1) for each in (first, second)]
+    assert calculate_milo(*chw, input_order="CHW", weights="mini") == pytest.approx(expected, rel=1e-6)
+    inner = [each[..., 4:-4, 4:-4] for each in tensors]
+    assert calculate_milo(first, second, 4, weights="mini") == pytest.approx(float(MILO("mini")(*inner)), rel=1e-6)
+    with pytest.raises(ConfigError, match="an image is missing"):
+        calculate_milo(first)

@@ -15,7 +15,7 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils.registry import LOSS_REGISTRY
 
 from milo_restore import MILOLoss as Plain
-from milo_restore.basicsr import curriculum, losses
+from milo_restore.basicsr import curriculum, door
 from milo_restore.basicsr.losses import MILOLoss
 from milo_restore.errors import ConfigError
 
@@ -140,8 +140,8 @@ def test_a_curriculum_nobody_tells_the_iteration_is_refused():
 
 def test_importing_and_installing_twice_is_harmless():
     hooked = BaseModel.update_learning_rate
-    losses.register()
-    curriculum.install()
+    door.install()
+    curriculum.install(BaseModel)
     assert BaseModel.update_learning_rate is hooked
     assert LOSS_REGISTRY.get("MILOLoss") is MILOLoss
     code = "import milo_restore.basicsr, importlib; importlib.reload(milo_restore.basicsr); print('fine')"
@@ -153,7 +153,8 @@ def test_a_users_own_loss_of_that_name_stays(monkeypatch):
     monkeypatch.setattr(LOSS_REGISTRY, "_obj_map", {})
     theirs = type("MILOLoss", (torch.nn.Module,), {})
     LOSS_REGISTRY.register(theirs)
-    losses.register()
+    door.install()
+    assert "LPIPSLoss_basicsr" in LOSS_REGISTRY
     assert LOSS_REGISTRY.get("MILOLoss") is theirs
     LOSS_REGISTRY.register(type("LPIPSLoss", (torch.nn.Module,), {}))  # ours left the plain name free
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-import sys
-import types
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from basicsr.utils.options import ordered_yaml
-from basicsr.utils.registry import Registry
 from conftest import REPOSITORY
 from torch import nn
 
-from milo_restore import MILOLoss
 from milo_restore.basicsr.batches import Mixup, read_mixup, read_stages, shrink, stage_at
 from milo_restore.basicsr.losses import MILOLoss as BasicSRMILOLoss
 from milo_restore.basicsr.losses import keys_of
@@ -248,41 +244,3 @@ def test_mixup_without_identity_always_mixes_and_is_off_where_not_asked_for():
     assert read_mixup({"train": {"mixing_augs": {"mixup": False, "mixup_beta": 1.2}}}) is None
     with pytest.raises(ConfigError, match="mixup_beta"):
         read_mixup({"train": {"mixing_augs": {"mixup": True}}})
-
-
-# ---------------------------------------------------------------------------------------------- the forks
-
-
-def loss_of(fork, monkeypatch):
-    """The class that the README tells users of a fork to save, as the fork's registry gets it."""
-    text = (RECIPES / "README.md").read_text(encoding="utf-8")
-    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if f"from {fork}." in block)
-    registry = Registry(fork)
-    for name in (fork, f"{fork}.utils", f"{fork}.utils.registry"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    sys.modules[f"{fork}.utils.registry"].LOSS_REGISTRY = registry
-    exec(compile(code, "README.md", "exec"), {"__name__": "milo_loss"})
-    return registry.get("MILOLoss")
-
-
-@pytest.mark.parametrize("fork", ["traiNNer", "neosr"])
-@pytest.mark.parametrize("curriculum", ["constant", "linear"])
-def test_a_fork_counts_the_loss_weight_once(fork, curriculum, monkeypatch):
-    target = torch.rand(1, 3, 32, 32)
-    output = (target + 0.1 * torch.randn_like(target)).requires_grad_()
-    options = {"curriculum": curriculum, "total_steps": 10} if curriculum != "constant" else {}
-    loss = loss_of(fork, monkeypatch)(loss_weight=0.1, weights="mini", **options)
-    if options:
-        with pytest.raises(ConfigError, match="step"):
-            loss(output, target)
-        loss.step = 3
-    value = loss(output, target)
-    if fork == "traiNNer":  # what its SRModel.optimize_parameters does with any loss
-        value = value * abs(loss.loss_weight)
-    expected = 0.1 * MILOLoss("mini", **options)(output, target, step=3)
-    torch.testing.assert_close(value, expected)
-    assert value.shape == ()
-    value.backward()
-    assert output.grad.abs().sum() > 0
-    assert list(loss.parameters()) == []
-    assert list(loss.state_dict()) == []

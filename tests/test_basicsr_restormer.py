@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -16,6 +17,7 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 from basicsr.train import train_pipeline
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
+from conftest import REPOSITORY
 from PIL import Image
 from test_basicsr_recipes import load, plain
 from torch import nn
@@ -42,9 +44,22 @@ register()
 def test_registering_twice_is_harmless_and_gives_our_classes():
     register()
     register()
-    assert ARCH_REGISTRY.get("Restormer") is Restormer
-    assert MODEL_REGISTRY.get("ImageCleanModel") is ImageCleanModel
-    assert DATASET_REGISTRY.get("Dataset_GaussianDenoising") is Dataset_GaussianDenoising
+    assert ARCH_REGISTRY.get("Restormer").load() is Restormer
+    assert MODEL_REGISTRY.get("ImageCleanModel").load() is ImageCleanModel
+    assert DATASET_REGISTRY.get("Dataset_GaussianDenoising").load() is Dataset_GaussianDenoising
+    assert isinstance(
+        ARCH_REGISTRY.get("Restormer")(dim=8, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1), Restormer
+    )
+
+
+def test_nothing_of_restormers_is_imported_before_a_file_names_it():
+    code = (
+        "import sys, milo_restore.basicsr; assert 'basicsr' not in sys.modules; import basicsr; "
+        "ours = ('milo_restore.models', 'milo_restore.basicsr.image'); "
+        "print([name for name in sys.modules if name.startswith(ours)])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
 
 def test_a_users_own_class_of_the_same_name_wins(monkeypatch):

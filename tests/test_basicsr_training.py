@@ -52,6 +52,7 @@ def train(tmp_path, monkeypatch):
     With ``own=True`` without our launcher: ``milo_restore.basicsr`` is imported, and that is all.
     """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MILO_RESTORE_CACHE", str(tmp_path / "cache"))
     position = Curriculum.position
     asked: list[float] = []
     monkeypatch.setattr(Curriculum, "position", lambda *a: asked.append(position(*a)) or asked[-1])

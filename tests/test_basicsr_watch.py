@@ -51,7 +51,7 @@ def lines(monkeypatch):
     logged: list[tuple[int, str]] = []
     logger = logging.Logger("test")
     logger.addHandler(SimpleNamespace(level=0, handle=lambda record: logged.append((record.levelno, record.msg))))
-    monkeypatch.setattr(watch, "get_root_logger", lambda: logger)
+    monkeypatch.setattr(watch, "_LOG", logger)
     return logged
 
 
@@ -119,6 +119,20 @@ def test_the_ratio_to_l1_and_what_a_curriculum_means_for_its_values_are_said_onc
     said = [text for _, text in lines[1:]]
     assert len(said) == (curriculum == "linear")
     assert all("do not compare between iterations" in text for text in said)
+
+
+def test_beside_other_losses_what_keeps_their_balance_is_offered(lines):
+    prediction, target = pair()
+    for normalize in (False, True):
+        model = Model(every=1, cri_pix=build_loss({**MINI, "loss_weight": 0.1, "normalize": normalize}))
+        model.opt["train"].update(pixel_opt={"type": "MILOLoss"}, gan_opt={"type": "GANLoss"}, perceptual_opt=None)
+        for iteration in (1, 2):
+            model.iterate(iteration, prediction, target)
+    warnings = [text for level, text in lines if level == logging.WARNING]
+    kept = 0.1 * float((prediction - target).abs().mean() / Plain("mini")(prediction, target))
+    assert len(warnings) == 1  # the normalised one has L1's scale
+    assert warnings[0].startswith("pixel_opt: beside gan_opt this shifts their balance")
+    assert f"loss_weight: {kept:.3g} gives MILOLoss L1's share" in warnings[0]
 
 
 # ---------------------------------------------------------------------------------------------- the warnings

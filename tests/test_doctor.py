@@ -69,16 +69,17 @@ def test_a_hidden_restormer_fork_is_told(tmp_path, monkeypatch):
     note, fine = doctor.check_basicsr()
     assert (note.state, fine.state) == ("note", "ok")
     assert str(fork) in note.text
-    assert "separate environments" in note.mend
+    assert "milo-restore run takes its script's own" in note.mend
 
 
-def test_a_restormer_fork_in_use_is_bad(tmp_path, monkeypatch):
+def test_a_restormer_fork_in_use_is_told_its_door(tmp_path, monkeypatch):
     fork = make_fork(tmp_path)
     found = types.SimpleNamespace(submodule_search_locations=[str(fork)])
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: found)
-    (bad,) = doctor.check_basicsr()
-    assert bad.state == "bad"
-    assert f"{fork} is Restormer's fork" in bad.text
+    (note,) = doctor.check_basicsr()
+    assert note.state == "note"
+    assert f"{fork} is of Restormer's kind" in note.text
+    assert f"milo-restore run --loss milo-cosine -- {fork / 'train.py'}" in note.mend
 
 
 def test_no_basicsr_is_bad(monkeypatch):

@@ -23,12 +23,13 @@ PACKAGE = REPOSITORY / "milo_restore"
 
 # Imports run one way: a room may import those it lists and itself.
 GROUND = {"errors", "__init__"}  # __init__: for __version__; what it imports on first use is checked below
-LOW = GROUND | {"config", "files", "compat", "processes"}
+LOW = GROUND | {"config", "files", "compat", "processes", "hooks"}
 ROOMS = {
     "errors": set(),
     "compat": GROUND,
     "config": GROUND,
     "processes": GROUND,
+    "hooks": GROUND,
     "files": GROUND,
     "metric": GROUND | {"files"},
     "data": LOW,
@@ -41,7 +42,9 @@ ROOMS = {
     "paper": LOW | {"measure", "show"},
     "report": LOW | {"metric", "data", "measure", "show"},
     "teach": LOW | {"metric", "data", "opinions"},
-    "basicsr": LOW | {"metric", "data", "models", "loss", "train"},
+    "doors": LOW | {"metric", "loss"},
+    "basicsr": LOW | {"metric", "data", "models", "loss", "train", "doors"},
+    "run": LOW | {"doors", "basicsr"},
     "pyiqa": GROUND | {"metric", "loss"},
     "torchmetrics": GROUND | {"metric", "loss"},
     "deepinv": GROUND | {"metric", "loss"},

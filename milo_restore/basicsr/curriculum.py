@@ -9,20 +9,21 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from basicsr.models.base_model import BaseModel
-
 from milo_restore.basicsr.losses import BasicSRLoss
 
 __all__ = ["install", "tell_losses"]
 
 
-def install() -> None:
-    """Let `BaseModel.update_learning_rate` tell the model's losses first. Harmless to repeat.
+def install(base_model: Any) -> None:
+    """Let ``BaseModel.update_learning_rate`` tell the model's losses first. Harmless to repeat.
 
     A model class that overrides it without calling ``super()`` tells nothing; so does a basicsr without that method.
     A curriculum then stops with an error, see `MILOLoss`.
+
+    Args:
+        base_model: a basicsr's class of that name.
     """
-    original = getattr(BaseModel, "update_learning_rate", None)
+    original = getattr(base_model, "update_learning_rate", None)
     if original is None or getattr(original, "tells_losses", False):
         return
 
@@ -32,7 +33,7 @@ def install() -> None:
         return original(self, current_iter, *arguments, **options)
 
     update_learning_rate.tells_losses = True  # type: ignore[attr-defined]
-    BaseModel.update_learning_rate = update_learning_rate
+    base_model.update_learning_rate = update_learning_rate
 
 
 def tell_losses(model: Any, iteration: int) -> None:

@@ -1,13 +1,14 @@
 """BasicSR's training program, started so that it finds MILO, leaves its results here, and needs no GPU.
 
 What is worked around is in basicsr 1.4.2's ``train.py``, ``utils/dist_util.py`` and
-``models/{base,video_base,video_recurrent}_model.py``.
+``models/{base,video_base,video_recurrent,realesrnet,realesrgan}_model.py``; forks lack some of these.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import importlib.util
 import os
 import sys
@@ -23,8 +24,6 @@ import torch
 import yaml
 from basicsr import train
 from basicsr.models import base_model
-from basicsr.models.video_base_model import VideoBaseModel
-from basicsr.models.video_recurrent_model import VideoRecurrentModel
 from basicsr.utils import dist_util
 from torch.nn.parallel import DistributedDataParallel
 
@@ -52,7 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
     options = read_options(arguments.opt)
     launcher = _launcher(arguments)
     for fork in forks_on_path():
-        _say(f"note: {fork} is Restormer's fork of basicsr; this is PyPI's, whatever PYTHONPATH says")
+        mend = f"to train with it: milo-restore run --loss milo-cosine -- {fork / 'train.py'} -opt FILE.yml"
+        _say(f"note: {fork} is of Restormer's kind, and not the basicsr that trains here; {mend}")
+    _import(arguments.modules)
     with ExitStack() as stack:
         path = arguments.opt
         if arguments.loss is not None:
@@ -75,6 +76,22 @@ def run(arguments: argparse.Namespace) -> int:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     return 0
+
+
+def _import(modules: list[str]) -> None:
+    """Import what registers a user's own classes, from the current directory too, as ``python -m`` would.
+
+    Raises:
+        ConfigError: a module cannot be imported.
+    """
+    if modules and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            mend = "Run it where its folder lies, or put that on PYTHONPATH"
+            raise ConfigError(f"cannot be imported ({error})", where=f"--import {module}", mend=mend) from error
 
 
 def _launcher(arguments: argparse.Namespace) -> str:
@@ -143,17 +160,33 @@ def _spawned_workers_find_us() -> Iterator[None]:
 def _without_gpu() -> Iterator[None]:
     """Where BasicSR asks for a GPU although it needs none.
 
-    Resuming, starting a process group, wrapping a network, validating on video.
+    Resuming, starting a process group, wrapping a network, validating on video, Real-ESRGAN's own JPEGs and masks.
     """
-    with (
-        patch.object(train, "load_resume_state", _load_resume_state),
-        patch.object(dist_util, "_init_dist_pytorch", _start_gloo),
-        patch.object(base_model, "DistributedDataParallel", _OnCPU),
-        patch.object(VideoBaseModel, "dist_validation", _on_cpu(VideoBaseModel.dist_validation)),
-        patch.object(VideoRecurrentModel, "dist_validation", _on_cpu(VideoRecurrentModel.dist_validation)),
-        patch.object(torch.cuda, "current_device", lambda: 0),  # an argument of the call above, which ignores it
-    ):
+    with ExitStack() as stack:
+        for place, name, stand_in in (
+            (train, "load_resume_state", _load_resume_state),
+            (dist_util, "_init_dist_pytorch", _start_gloo),
+            (base_model, "DistributedDataParallel", _OnCPU),
+            (torch.cuda, "current_device", lambda: 0),  # an argument of the call above, which ignores it
+            (torch.nn.Module, "cuda", lambda self, *_, **__: self),
+            (torch.Tensor, "cuda", lambda self, *_, **__: self),
+        ):
+            if hasattr(place, name):
+                stack.enter_context(patch.object(place, name, stand_in))
+        for module in ("realesrnet_model", "realesrgan_model"):  # their JPEGs come out with other strides on a CPU
+            place = sys.modules.get(f"basicsr.models.{module}")
+            if place is not None and hasattr(place, "filter2D"):
+                stack.enter_context(patch.object(place, "filter2D", _on_contiguous(place.filter2D)))
+        for name in ("video_base_model.VideoBaseModel", "video_recurrent_model.VideoRecurrentModel"):
+            module, kind = name.split(".")
+            model = getattr(sys.modules.get(f"basicsr.models.{module}"), kind, None)  # BasicSR has imported what it has
+            if model is not None:
+                stack.enter_context(patch.object(model, "dist_validation", _on_cpu(model.dist_validation)))
         yield
+
+
+def _on_contiguous(blur: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda image, kernel: blur(image.contiguous(), kernel)
 
 
 def _start_gloo(backend: str, **options: Any) -> None:

@@ -1,4 +1,7 @@
-"""MILO and LPIPS as BasicSR's losses: what ``type: MILOLoss`` and ``type: LPIPSLoss`` in a configuration stand for."""
+"""MILO and LPIPS as BasicSR's losses: what ``type: MILOLoss`` and ``type: LPIPSLoss`` in a configuration stand for.
+
+Nothing of basicsr is imported: its forks differ, and `milo_restore.basicsr.door` knows how.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,26 @@ import difflib
 from typing import Any
 
 import torch
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
 from milo_restore import loss as losses
 from milo_restore.errors import ConfigError
 from milo_restore.train.watch import GamingWatch
 
-__all__ = ["LPIPSLoss", "MILOLoss", "register"]
+__all__ = ["BasicSRLoss", "LPIPSLoss", "MILOLoss", "keys_of"]
 
 _UNTOLD = "Train with BasicSR's own models, which call BaseModel.update_learning_rate before every iteration"
 
 
 class BasicSRLoss(nn.Module):
-    """What both share: BasicSR's way to call a loss, and 5-D tensors.
+    """What both share: BasicSR's way to call a loss, 5-D tensors, and images in [-1, 1] (``range_norm``).
 
     ``perceptual_opt`` wants a pair (perceptual, style) back, ``pixel_opt`` a number. Which slot a loss fills is told by
     `milo_restore.basicsr.curriculum` before each iteration; see `told`.
     """
 
     returns_pair = False
+    range_norm = False
     inner: losses.RestorationLoss
 
     def told(self, slot: str, iteration: int, total_iter: int, *, logged: bool = False) -> None:
@@ -49,7 +52,7 @@ class BasicSRLoss(nn.Module):
         Args:
             prediction: (N, C, H, W), or (N, T, C, H, W) from video models, whose frames count as images; C is 3 or 1.
                 It may leave [0, 1].
-            target: the same shape, in [0, 1].
+            target: the same shape, in [0, 1]; with ``range_norm`` both are in [-1, 1].
             weight: element-wise factor, broadcast to the shape.
 
         Returns:
@@ -58,6 +61,8 @@ class BasicSRLoss(nn.Module):
         if prediction.ndim == 5:
             weight = None if weight is None else weight.expand_as(prediction).flatten(0, 1)
             prediction, target = prediction.flatten(0, 1), target.flatten(0, 1)
+        if self.range_norm:
+            prediction, target = (prediction + 1) / 2, (target + 1) / 2
         value = self.evaluate(prediction, target, weight)
         return (value, None) if self.returns_pair else value
 
@@ -75,6 +80,8 @@ class MILOLoss(BasicSRLoss):
             does not see.
         normalize: divide the weights by their mean per image, which keeps L1's scale.
         anchor: L1 with this factor is added to MILO, before ``loss_weight``; 0 adds none.
+        range_norm: the images are in [-1, 1], as with a data set's ``mean`` and ``std`` of 0.5; as in BasicSR's
+            PerceptualLoss.
         start_iter: the iteration up to which the curriculum stays at its start.
         total_iter: the iteration at which it ends; by default ``train.total_iter``.
         loss_weight: factor on the result.
@@ -95,6 +102,7 @@ class MILOLoss(BasicSRLoss):
         mask_gradient: bool = False,
         normalize: bool = False,
         anchor: float = 0.0,
+        range_norm: bool = False,
         start_iter: int = 0,
         total_iter: int | None = None,
         loss_weight: float = 1.0,
@@ -103,7 +111,7 @@ class MILOLoss(BasicSRLoss):
     ) -> None:
         super().__init__()
         _refuse(unknown, type(self), "MILOLoss")
-        self.kind = curriculum
+        self.kind, self.range_norm = curriculum, _flag(range_norm, "range_norm")
         self.start = int(_number(start_iter, "start_iter"))
         self.end = None if total_iter is None else int(_number(total_iter, "total_iter"))
         losses.Curriculum(curriculum, self.end or self.start + 1, self.start)  # type: ignore[arg-type]  # refuses others
@@ -178,6 +186,7 @@ class LPIPSLoss(BasicSRLoss):
 
     Args:
         net: ``alex`` or ``vgg``; torchvision downloads its ImageNet weights once.
+        range_norm: the images are in [-1, 1].
         loss_weight: factor on the result.
         reduction: ``mean``, ``sum`` or ``none``, over images.
         **unknown: refused.
@@ -187,25 +196,21 @@ class LPIPSLoss(BasicSRLoss):
         WeightsError: the backbone can neither be found nor downloaded.
     """
 
-    def __init__(self, net: str = "alex", loss_weight: float = 1.0, reduction: str = "mean", **unknown: Any) -> None:
+    def __init__(
+        self,
+        net: str = "alex",
+        range_norm: bool = False,
+        loss_weight: float = 1.0,
+        reduction: str = "mean",
+        **unknown: Any,
+    ) -> None:
         super().__init__()
+        self.range_norm = _flag(range_norm, "range_norm")
         _refuse(unknown, type(self), "LPIPSLoss")
         if net not in ("alex", "vgg"):
             raise ConfigError(f"{net!r} is neither 'alex' nor 'vgg'", where="LPIPSLoss, key 'net'")
         weight = _number(loss_weight, "loss_weight")
         self.inner = losses.LPIPSLoss(net, weight, reduction)  # type: ignore[arg-type]  # checked there
-
-
-def register() -> None:
-    """Let configurations name ``MILOLoss`` and ``LPIPSLoss``. Harmless to repeat.
-
-    Where a program has a loss of its own under one of these names already, it keeps it; ``LPIPSLoss``, a name that
-    others use, is registered under BasicSR's fallback name, so that it can also come later.
-    """
-    if "MILOLoss" not in LOSS_REGISTRY:
-        LOSS_REGISTRY.register(MILOLoss)
-    if "LPIPSLoss_basicsr" not in LOSS_REGISTRY:
-        LOSS_REGISTRY.register(LPIPSLoss, suffix="basicsr")
 
 
 def keys_of(loss: type[BasicSRLoss]) -> list[str]:

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from basicsr.utils.options import _postprocess_yml_value
 
 from milo_restore.basicsr.losses import LPIPSLoss, MILOLoss, keys_of
 from milo_restore.config import read_yaml
 from milo_restore.errors import ConfigError
 
-__all__ = ["LOSSES", "add_options", "forced", "read_options", "swap_loss"]
+__all__ = ["LOSSES", "add_options", "forced", "in_signed_range", "put_loss", "read_options", "swap_loss"]
 
 LOSSES: dict[str, dict[str, Any]] = {
     "l1": {"type": "L1Loss"},
+    "mse": {"type": "MSELoss"},
     "lpips": {"type": "LPIPSLoss"},
     "milo": {"type": "MILOLoss"},
     "milo-linear": {"type": "MILOLoss", "curriculum": "linear"},
@@ -25,7 +25,8 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 """What ``--loss`` may name, and what it puts into ``train.pixel_opt``."""
 
-_KEYS = {"L1Loss": ["loss_weight", "reduction"], "MILOLoss": keys_of(MILOLoss), "LPIPSLoss": keys_of(LPIPSLoss)}
+_SHARED = ["loss_weight", "reduction"]
+_KEYS = {"L1Loss": _SHARED, "MSELoss": _SHARED, "MILOLoss": keys_of(MILOLoss), "LPIPSLoss": keys_of(LPIPSLoss)}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +35,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--loss", choices=LOSSES,
                         help="train with this pixel loss for the file's; milo-cosine is recommended")  # fmt: skip
     parser.add_argument("--weights", metavar="official|mini|PATH", help="MILO's weights, with --loss milo*")
+    parser.add_argument("--import", nargs="+", default=[], metavar="MODULE", dest="modules",
+                        help="modules of your own that register classes, such as hat.archs")  # fmt: skip
     parser.add_argument("--no-image-check", action="store_true", help="do not read every image once before the start")
     own = parser.add_argument_group("BasicSR's own options")
     own.add_argument("--launcher", choices=["none", "pytorch", "slurm"],
@@ -63,6 +66,10 @@ def forced(options: dict[str, Any], entries: list[str]) -> dict[str, Any]:
         ConfigError: an entry is not of the form ``key:sub=value``, or names a branch that does not exist.
     """
     options = copy.deepcopy(options)
+    if not entries:  # which forks do not know
+        return options
+    from basicsr.utils.options import _postprocess_yml_value
+
     for entry in entries:
         keys, separator, value = entry.partition("=")
         if not separator or "=" in value:
@@ -102,12 +109,24 @@ def swap_loss(options: dict[str, Any], loss: str, weights: str | None, where: Pa
         if wanted["type"] != "MILOLoss":
             raise ConfigError(f"{loss} takes no weights", where="--weights", mend="Use it with --loss milo")
         wanted["weights"] = weights
+    if in_signed_range(options) and wanted["type"] in ("MILOLoss", "LPIPSLoss"):
+        wanted["range_norm"] = True
+    return put_loss(pixel, wanted)
+
+
+def put_loss(pixel: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Change the section of a loss, in place, into another; what both losses know, such as loss_weight, stays.
+
+    Args:
+        pixel: the section ``train.pixel_opt``; changed.
+        wanted: the other loss's ``type`` and keys.
+
+    Returns:
+        One line that says what changed.
+    """
     before = dict(pixel)
-    known = _KEYS[wanted["type"]]
-    same = before["type"] == wanted["type"]
-    kept = {
-        key: value for key, value in before.items() if key in known and (same or key in ("loss_weight", "reduction"))
-    }
+    known, same = _KEYS[wanted["type"]], before.get("type") == wanted["type"]
+    kept = {key: value for key, value in before.items() if key in known and (same or key in _SHARED)}
     if same:
         kept.pop("curriculum", None)
     pixel.clear()
@@ -115,6 +134,13 @@ def swap_loss(options: dict[str, Any], loss: str, weights: str | None, where: Pa
     dropped = [key for key in before if key != "type" and key not in pixel]
     line = f"train.pixel_opt: {_one_line(before)} -> {_one_line(pixel)}"
     return line + (f" (dropped, as {wanted['type']} does not take it: {', '.join(dropped)})" if dropped else "")
+
+
+def in_signed_range(options: dict[str, Any]) -> bool:
+    """Whether the training set says that it gives images in [-1, 1]: ``mean`` and ``std`` of 0.5."""
+    data = (options.get("datasets") or {}).get("train") or {}
+    given = [data.get(key) for key in ("mean", "std")]
+    return all(value == 0.5 or (isinstance(value, list) and value and set(value) == {0.5}) for value in given)
 
 
 def _one_line(options: dict[str, Any]) -> str:

@@ -9,31 +9,35 @@ iterations that BasicSR logs, and in the first.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 from unittest.mock import patch
 
-from basicsr.models.base_model import BaseModel
-from basicsr.utils import get_root_logger
 from torch import Tensor
 
 from milo_restore.basicsr.losses import MILOLoss
 
 __all__ = ["install"]
 
+_LOG = logging.getLogger("basicsr")  # the name that every fork's program gives its own
 
-def install() -> None:
-    """Let `BaseModel.reduce_loss_dict` add the residual, and `BaseModel.validation` compare. Harmless to repeat.
+
+def install(base_model: Any) -> None:
+    """Let ``BaseModel.reduce_loss_dict`` add the residual, and ``BaseModel.validation`` compare. Harmless to repeat.
 
     BasicSR's models average their losses over processes by the one and are validated by the other. A model class
     with a way of its own logs no residual and is not watched; it trains as it would.
+
+    Args:
+        base_model: a basicsr's class of that name.
     """
     for name, wrapped in (("reduce_loss_dict", _reducing), ("validation", _validating)):
-        original = getattr(BaseModel, name, None)
+        original = getattr(base_model, name, None)
         if original is not None and not getattr(original, "watches", False):
             watching = functools.wraps(original)(wrapped(original))
             watching.watches = True  # type: ignore[attr-defined]
-            setattr(BaseModel, name, watching)
+            setattr(base_model, name, watching)
 
 
 def _reducing(original: Any) -> Any:
@@ -45,7 +49,7 @@ def _reducing(original: Any) -> Any:
         log = original(self, {**flat, **loss_dict})  # means over processes
         for number, (slot, reading) in enumerate(readings.items()):
             means, loss = {name: log.pop(f"{slot}.{name}") for name in reading}, getattr(self, slot)
-            _introduce(slot, loss, means)
+            _introduce(self, slot, loss, means)
             if number == 0 and loss.logged:  # a second one sees the same images
                 _warn(loss.watch.observe(loss.iteration, means["mean_l1"], means["mean_milo"]))
                 log = {"l1": means["l1"], **log}
@@ -77,8 +81,8 @@ def _validating(original: Any) -> Any:
     return validation
 
 
-def _introduce(slot: str, loss: MILOLoss, means: Mapping[str, float]) -> None:
-    """Say once how large the loss is, and what its values mean."""
+def _introduce(model: Any, slot: str, loss: MILOLoss, means: Mapping[str, float]) -> None:
+    """Say once how large the loss is, what keeps its balance with others, and what its values mean."""
     if loss.measured:
         return
     loss.measured = True
@@ -86,9 +90,16 @@ def _introduce(slot: str, loss: MILOLoss, means: Mapping[str, float]) -> None:
     unit = loss.inner.loss_weight * means["l1"]
     if unit > 0:
         ratio = means["loss"] / unit
-        get_root_logger().info(f"{name}: MILOLoss is {ratio:.3g} times L1 of the same loss_weight on the first batch.")
+        _LOG.info(f"{name}: MILOLoss is {ratio:.3g} times L1 of the same loss_weight on the first batch.")
+        others = [key for key, value in model.opt["train"].items() if key.endswith("_opt") and value]
+        if len(others) > 1 and not loss.inner.normalize:
+            _LOG.warning(
+                f"{name}: beside {', '.join(key for key in others if key != name)} this shifts their balance, and a "
+                f"curriculum goes on shifting it: normalize: true stays near L1's scale; loss_weight: "
+                f"{loss.inner.loss_weight / ratio:.3g} gives MILOLoss L1's share on this batch."
+            )
     if loss.kind != "constant":
-        get_root_logger().info(
+        _LOG.info(
             f"{name}: the {loss.kind} curriculum changes what MILOLoss weighs, so its values do not compare between "
             "iterations; l1, the mean absolute residual beside them, does."
         )
@@ -114,4 +125,4 @@ def _losses(model: Any) -> Iterator[tuple[str, MILOLoss]]:
 
 def _warn(line: str | None) -> None:
     if line is not None:
-        get_root_logger().warning(line)
+        _LOG.warning(line)

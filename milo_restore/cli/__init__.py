@@ -86,6 +86,11 @@ COMMANDS = {
         "train from an existing BasicSR configuration, with MILO in place of its pixel loss or as it is",
         "milo-restore basicsr -opt train_SwinIR.yml --loss milo-cosine",
     ),
+    "run": Command(
+        "milo_restore.cli.run",
+        "run a training program that someone else wrote, with MILO in place of its loss",
+        "milo-restore run --loss milo-cosine -- hat/train.py -opt train_HAT.yml",
+    ),
     "assets": Command(
         "milo_restore.cli.assets",
         "list, fetch and verify weights and data sets",

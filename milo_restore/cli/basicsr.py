@@ -14,6 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Train; see `milo_restore.basicsr.launch.run`."""
+    from milo_restore.compat import require_basicsr
+
+    require_basicsr()
     from milo_restore.basicsr.launch import run
 
     return run(arguments)

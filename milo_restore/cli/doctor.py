@@ -115,13 +115,13 @@ def check_basicsr() -> list[Finding]:
     places = [Path(place) for place in spec.submodule_search_locations or []]
     findings = []
     if any(is_restormer_fork(place) for place in places):
-        mend = "Take Restormer's folder off PYTHONPATH, or use a separate environment, and pip install basicsr==1.4.2"
-        return [Finding("bad", f"{places[0]} is Restormer's fork of basicsr, not PyPI's", mend)]
+        mend = f"Train with it: milo-restore run --loss milo-cosine -- {places[0] / 'train.py'} -opt FILE.yml"
+        return [Finding("note", f"{places[0]} is of Restormer's kind, which milo-restore basicsr does not know", mend)]
     loaded = {place.resolve() for place in places}
     for fork in forks_on_path():
         if fork.resolve() not in loaded:
-            mend = "Python takes PyPI's basicsr, silently, whatever PYTHONPATH says: use two separate environments"
-            findings.append(Finding("note", f"{fork} is Restormer's fork of basicsr, and is not the one in use", mend))
+            mend = "Python takes the installed one, whatever PYTHONPATH says; milo-restore run takes its script's own"
+            findings.append(Finding("note", f"{fork} is another basicsr, of Restormer's kind, and not in use", mend))
     try:
         importlib.import_module("basicsr")
     except Exception as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,7 +14,9 @@ from tqdm import tqdm
 
 from milo_restore.basicsr.checks.data import make, reads_files, roots, tried
 from milo_restore.errors import DataError
+from milo_restore.files import cache_folder
 from milo_restore.files.datasets import SUFFIXES
+from milo_restore.files.write import replace_file
 
 __all__ = ["check_images"]
 
@@ -22,8 +26,9 @@ _PAIRS = "PairedImageDataset"
 def check_images(options: dict[str, Any]) -> None:
     """Read every image of the folders once, and one sample of each data set as BasicSR will.
 
-    PNG files are held against their checksums, others decoded. Archives (lmdb), and data sets with
-    ``check_images: false``, are left to BasicSR.
+    PNG files are held against their checksums, others decoded. What was found sound is remembered by path, size and
+    time of change in ``images.json`` of the cache folder, and not read again. Of a folder with a list (``meta_info``)
+    only the images on it are read. Archives (lmdb), and data sets with ``check_images: false``, are left to BasicSR.
 
     Args:
         options: a configuration that passed `milo_restore.basicsr.checks.check_options`.
@@ -39,12 +44,11 @@ def check_images(options: dict[str, Any]) -> None:
     ]
     paths: dict[Path, None] = {}
     for phase in phases:
+        listed = _listed(options, phase)
         for key, root in roots(options["datasets"][phase]):
-            paths.update(dict.fromkeys(_images(root, f"datasets.{phase}.{key}")))
-    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
-        checked = pool.map(_size, paths)
-        shown = tqdm(checked, total=len(paths), desc="reading all images once", unit="image", disable=None)
-        sizes = dict(zip(paths, shown, strict=True))
+            found = _images(root, f"datasets.{phase}.{key}")
+            paths.update(dict.fromkeys(path for path in found if listed is None or path.resolve() in listed))
+    sizes = _read_once(list(paths))
     for phase in phases:
         data = options["datasets"][phase]
         dataset = make(options, phase, f"datasets.{phase}")
@@ -52,6 +56,71 @@ def check_images(options: dict[str, Any]) -> None:
             _check_pairs(dataset, options, sizes)
         if not data.get("cache_data"):  # those cannot be read without
             tried(partial(dataset.__getitem__, 0), "the first image cannot be read", f"datasets.{phase}")
+
+
+def _read_once(paths: list[Path]) -> dict[Path, tuple[int, int]]:
+    """Width and height of each image, those read from the file that were not read before."""
+    memory = _Memory(cache_folder() / "images.json")
+    sizes = {path: size for path in paths if (size := memory.recall(path)) is not None}
+    new = [path for path in paths if path not in sizes]
+    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
+        shown = tqdm(pool.map(_size, new), total=len(new), desc="reading images once", unit="image", disable=None)
+        for path, size in zip(new, shown, strict=True):
+            sizes[path] = size
+            memory.keep(path, size)
+    memory.save()
+    return sizes
+
+
+class _Memory:
+    """Images that were found sound, by path, with their size in bytes and time of change; a cache that may be lost."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.known: dict[str, list[int]] = {}
+        self.changed = False
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        if isinstance(known, dict):
+            self.known = known
+
+    def recall(self, path: Path) -> tuple[int, int] | None:
+        """Width and height of an image that has not changed since it was read."""
+        entry = self.known.get(str(path.resolve()))
+        if isinstance(entry, list) and len(entry) == 4 and entry[:2] == self._stamp(path):
+            return entry[2], entry[3]
+        return None
+
+    def keep(self, path: Path, size: tuple[int, int]) -> None:
+        """Remember one that was read just now."""
+        self.known[str(path.resolve())] = [*self._stamp(path), *size]
+        self.changed = True
+
+    def save(self) -> None:
+        """Write it, where anything is new; a place that cannot be written to costs another reading, and no more."""
+        if not self.changed:
+            return
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(self.path, json.dumps(self.known))
+
+    @staticmethod
+    def _stamp(path: Path) -> list[int]:
+        found = path.stat()
+        return [found.st_size, found.st_mtime_ns]
+
+
+def _listed(options: dict[str, Any], phase: str) -> set[Path] | None:
+    """The images that a data set's list names, as the data set itself reads it; None where it has no list."""
+    if not any(key.startswith("meta_info") and value for key, value in options["datasets"][phase].items()):
+        return None
+    entries = getattr(make(options, phase, f"datasets.{phase}"), "paths", None)
+    if not isinstance(entries, list):
+        return None
+    names = [name for entry in entries for name in (entry.values() if isinstance(entry, dict) else [entry])]
+    return {Path(name).resolve() for name in names if isinstance(name, str)}
 
 
 def _images(root: Path, where: str) -> list[Path]:

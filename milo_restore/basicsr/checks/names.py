@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Collection
 from typing import Any
 
+from milo_restore.basicsr.restormer import Deferred
 from milo_restore.errors import ConfigError
 
 __all__ = ["refuse_unknown", "refuse_unknown_arguments", "registered"]
@@ -15,19 +16,29 @@ __all__ = ["refuse_unknown", "refuse_unknown_arguments", "registered"]
 def registered(registry: Any, name: str) -> Any:
     """What a registry of BasicSR holds under a name; its own ``get`` prints where it has to add its suffix."""
     entries = dict(iter(registry))
-    return entries[name if name in entries else f"{name}_basicsr"]
+    item = entries[name if name in entries else f"{name}_basicsr"]
+    return item.load() if isinstance(item, Deferred) else item
 
 
-def refuse_unknown(name: Any, names: Collection[str], where: str) -> None:
+def refuse_unknown(name: Any, names: Collection[str], where: str, *, importable: bool = False) -> None:
     """Refuse a name that is not among those known, with the nearest spelling.
+
+    Args:
+        name: what the configuration says.
+        names: those known.
+        where: the key, for the error.
+        importable: a module of the user's own may bring such a name. Then only a slip of the pen is taken for one:
+            'HATModel' is no misspelt 'SRModel'.
 
     Raises:
         ConfigError: it is none of them.
     """
     if name in names:
         return
-    close = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.8 if importable else 0.5)
     mend = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(sorted(names))}"
+    if importable and not close:
+        mend = "If it is a class of your own, name the module that registers it: --import hat.archs hat.data hat.models"
     raise ConfigError(f"BasicSR knows no {name!r}", where=where, mend=mend)
 
 

@@ -17,6 +17,7 @@ from basicsr.models import MODEL_REGISTRY
 from milo_restore.basicsr.checks.data import check_data
 from milo_restore.basicsr.checks.names import refuse_unknown, refuse_unknown_arguments, registered
 from milo_restore.basicsr.checks.training import check_training
+from milo_restore.basicsr.options import in_signed_range
 from milo_restore.errors import ConfigError
 
 __all__ = ["check_options"]
@@ -58,6 +59,7 @@ def check_options(options: dict[str, Any], where: Path, processes: int) -> list[
     _check_numbers(options, where)
     _check_devices(options, where)
     _check_names(options, where)
+    _check_range(options, where)
     check_training(options, where)
     return check_data(options, where, processes)
 
@@ -153,5 +155,14 @@ def _check_names(options: dict[str, Any], where: Path) -> None:
             refuse_unknown_arguments(registered(registry, value["type"]), value, f"{where}, key {key!r}", supplied)
 
 
+def _check_range(options: dict[str, Any], where: Path) -> None:
+    """Losses on images want to know that they are in [-1, 1], and would find out in the middle of training."""
+    for key, section in options["train"].items():
+        known = isinstance(section, dict) and section.get("type") in ("MILOLoss", "LPIPSLoss")
+        if known and in_signed_range(options) and not section.get("range_norm"):
+            what = "mean and std of 0.5 in datasets.train make images in [-1, 1], which this loss is not told"
+            raise ConfigError(what, where=f"{where}, key 'train.{key}'", mend="Add range_norm: true")
+
+
 def _check_type(name: Any, registry: Any, where: str) -> None:
-    refuse_unknown(name, [known.removesuffix("_basicsr") for known, _ in registry], where)
+    refuse_unknown(name, [known.removesuffix("_basicsr") for known, _ in registry], where, importable=True)

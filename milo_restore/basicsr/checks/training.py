@@ -9,7 +9,6 @@ import torch
 from basicsr.losses import LOSS_REGISTRY
 from basicsr.models import MODEL_REGISTRY, lr_scheduler
 from basicsr.models.base_model import BaseModel
-from basicsr.models.sr_model import SRModel
 
 from milo_restore.basicsr.checks.names import refuse_unknown, refuse_unknown_arguments, registered
 from milo_restore.basicsr.losses import BasicSRLoss
@@ -22,6 +21,7 @@ _SCHEDULERS = {  # BaseModel.setup_schedulers'
     "MultiStepRestartLR": lr_scheduler.MultiStepRestartLR,
     "CosineAnnealingRestartLR": lr_scheduler.CosineAnnealingRestartLR,
 }
+_PAIRWISE = {"pixel_opt", "perceptual_opt"}
 
 
 def check_training(options: dict[str, Any], where: Path) -> None:
@@ -37,15 +37,14 @@ def check_training(options: dict[str, Any], where: Path) -> None:
     """
     training = options["train"]
     model = registered(MODEL_REGISTRY, options["model_type"])
-    if model.get_optimizer is BaseModel.get_optimizer:  # a model of one's own may know more
+    if hasattr(model, "get_optimizer"):
         for key in [key for key in training if key.startswith("optim_")]:
-            _try_optimizer(training[key], f"{where}, key 'train.{key}'")
+            _try_optimizer(model, training[key], f"{where}, key 'train.{key}'")
     if model.setup_schedulers is BaseModel.setup_schedulers:
-        _try_schedule(training["scheduler"], f"{where}, key 'train.scheduler'")
+        _try_schedule(training["scheduler"], int(training["total_iter"]), f"{where}, key 'train.scheduler'")
     losses = {key: value for key, value in training.items() if key.endswith("_opt") and isinstance(value, dict)}
-    if model.init_training_settings is SRModel.init_training_settings and not {"pixel_opt", "perceptual_opt"} & set(
-        losses
-    ):
+    of_sr = getattr(model, "init_training_settings", None)
+    if of_sr is not None and of_sr.__qualname__ == "SRModel.init_training_settings" and not _PAIRWISE & set(losses):
         raise ConfigError("there is neither train.pixel_opt nor train.perceptual_opt", where=where)
     for key, value in losses.items():
         _try_loss(value, int(training["total_iter"]), f"{where}, key 'train.{key}'")
@@ -54,29 +53,47 @@ def check_training(options: dict[str, Any], where: Path) -> None:
             _try_checkpoint(value, f"{where}, key 'path.{key}'")
 
 
-def _try_optimizer(section: Any, where: str) -> None:
+def _try_optimizer(model: Any, section: Any, where: str) -> None:
+    """By the model's own ``get_optimizer``, so that whatever the installed basicsr knows is accepted."""
     if not isinstance(section, dict):
         raise ConfigError("must hold a mapping of keys to values", where=where)
-    refuse_unknown(section.get("type"), ("Adam",), f"{where[:-1]}.type'")
-    refuse_unknown_arguments(torch.optim.Adam, section, where, ("params",))
+    kind = section.get("type")
+    optimizer = getattr(torch.optim, str(kind), None)
+    if optimizer is not None:
+        refuse_unknown_arguments(optimizer, section, where, ("params",))
     if "lr" not in section:
         raise ConfigError("missing key 'lr'", where=where)
     given = {key: value for key, value in section.items() if key != "type"}
     try:
-        torch.optim.Adam([torch.zeros(1, requires_grad=True)], **given)
+        model.get_optimizer(object.__new__(model), kind, [torch.zeros(1, requires_grad=True)], **given)
+    except NotImplementedError as error:
+        mend = f"{_by_newer(kind)}It knows Adam, for one"
+        raise ConfigError(f"the installed basicsr knows no {kind!r}", where=f"{where[:-1]}.type'", mend=mend) from error
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"Adam refuses {given} ({error})", where=where) from error
+        raise ConfigError(f"{kind} refuses {given} ({error})", where=where) from error
 
 
-def _try_schedule(section: dict[str, Any], where: str) -> None:
+def _by_newer(kind: Any) -> str:
+    return "BasicSR's master branch does, PyPI's 1.4.2 does not. " if kind == "AdamW" else ""
+
+
+def _try_schedule(section: dict[str, Any], total_iter: int, where: str) -> None:
+    """Make it, and ask it for the rate of the run's last iteration, which some find no answer to."""
     refuse_unknown(section.get("type"), _SCHEDULERS, f"{where[:-1]}.type'")
     kind = _SCHEDULERS[section["type"]]
     refuse_unknown_arguments(kind, section, where, ("optimizer",))
     given = {key: value for key, value in section.items() if key != "type"}
     try:
-        kind(torch.optim.Adam([torch.zeros(1, requires_grad=True)]), **given)
+        schedule = kind(torch.optim.Adam([torch.zeros(1, requires_grad=True)]), **given)
     except (AssertionError, TypeError, ValueError, IndexError) as error:
         raise ConfigError(f"{section['type']} refuses {given} ({error})", where=where) from error
+    try:
+        schedule.last_epoch = total_iter - 1  # the steps done before the last iteration
+        schedule.get_lr()
+    except Exception as error:  # whatever it trips over
+        what = f"{section['type']} has no rate for iteration {total_iter}, the last of train.total_iter"
+        mend = "Let its periods sum to train.total_iter, or to more"
+        raise ConfigError(what, where=where, mend=mend) from error
 
 
 def _try_loss(section: dict[str, Any], total_iter: int, where: str) -> None:
