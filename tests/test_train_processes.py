@@ -100,7 +100,7 @@ def test_errors_of_the_main_process_are_everybodys(runs):
     for report in found:
         assert report["used"]["error"] == "ConfigError"
         assert "already holds a training run" in report["used"]["text"]
-        assert report["full"]["error"] == "MiloRestoreError"
+        assert report["full"]["error"] == "DataError"
         assert "No space left on device" in report["full"]["text"]
     assert not list((two / "full").glob("checkpoint-*"))
     assert not list((two / "full").glob(".tmp-*"))
