@@ -276,6 +276,23 @@ def test_videos_are_scored_frame_by_frame(mini, channels):
         mini(image, reference[:, :2])
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 19, 24), (2, 1, 19, 24), (2, 3, 3, 16, 17)])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_scores_in_one_pass_are_the_separate_ones(shape, reduction):
+    metric = MILO("mini", reduction=reduction)
+    image, reference = torch.rand(shape), torch.rand(shape)
+    expected = [method(image, reference) for method in (metric, metric.quality, metric.mos)]
+    passes = []
+    metric.mask_network.register_forward_hook(lambda *_: passes.append(1))
+    metric(image, reference)
+    one = len(passes)
+    scores = metric.scores(image, reference)
+    assert len(passes) == 2 * one > 0
+    assert scores._fields == ("raw_error", "quality", "mos")
+    for score, separate in zip(scores, expected, strict=True):
+        assert torch.equal(score, separate)
+
+
 @pytest.mark.parametrize(("image", "reference", "grey"), [(1, 3, "image"), (3, 1, "reference")])
 def test_grey_against_colour_is_refused(mini, image, reference, grey):
     with pytest.raises(DataError, match=rf"channels differ: image {image}, reference {reference}.*{grey}\.expand"):

@@ -106,7 +106,7 @@ def _ours(folder: Path, metrics: Sequence[str], settings: BenchSettings) -> None
     names = [f"milo:{settings.weights}" if name == "milo" else name for name in metrics]
     words = [sys.executable, "-m", "milo_restore.cli", "evaluate", "--pred", str(folder / "pred")]
     words += ["--ref", str(folder / "ref"), "--metrics", *names, "--cache", str(cache), "--device", settings.device]
-    _run([*words, "--out", str(folder / "results.json")], settings)
+    _run([*words, "--output", str(folder / "results.json")], settings)
 
 
 def _run(words: Sequence[str], settings: BenchSettings) -> None:

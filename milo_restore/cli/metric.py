@@ -57,7 +57,7 @@ def add_list_metrics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list-metrics", action=_ListMetrics, nargs=0, help="print every name for --metrics, and end")
 
 
-def load_metric(weights: str, *, latent: bool, device: str | None) -> tuple[MaskedError, torch.device]:
+def load_milo(weights: str, *, latent: bool, device: str | None) -> tuple[MaskedError, torch.device]:
     """The frozen metric on its device.
 
     Raises:

@@ -3,7 +3,7 @@
 from milo_restore.metric.e_features import MaskedFeatureMetric
 from milo_restore.metric.e_pixel import ENHANCED, EnhancedMetric, load_enhanced
 from milo_restore.metric.e_weights import FEATURE_METRICS, load_feature_metric
-from milo_restore.metric.milo import MILO, LatentMILO, MaskedError
+from milo_restore.metric.milo import MILO, LatentMILO, MaskedError, MILOScores
 from milo_restore.metric.network import N_SCALES
 from milo_restore.metric.weights import Agreement, WeightsInfo
 
@@ -15,6 +15,7 @@ __all__ = [
     "Agreement",
     "EnhancedMetric",
     "LatentMILO",
+    "MILOScores",
     "MaskedError",
     "MaskedFeatureMetric",
     "WeightsInfo",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,20 @@ from milo_restore.metric.weights import WeightsInfo, fill, load_weights
 
 M = TypeVar("M", bound="MaskedError")
 Reduction = Literal["none", "mean", "sum"]
+
+
+class MILOScores(NamedTuple):
+    """The three scores of a batch, each as the metric's method of that name gives it: (N,) float32 by default.
+
+    Attributes:
+        raw_error: what calling the metric gives; 0 for identical images, lower is better.
+        quality: upstream's "Quality Score", in [0, 0.869]; lower is better.
+        mos: predicted mean opinion score, in (0, 5); higher is better.
+    """
+
+    raw_error: Tensor
+    quality: Tensor
+    mos: Tensor
 
 
 class MaskedError(nn.Module, ABC):
@@ -150,9 +164,7 @@ class MaskedError(nn.Module, ABC):
         in `mask`.
         """
         error, videos = self._masked_error(image, reference)
-        error = error.mean(1, keepdim=True)
-        zero = self.scaler(torch.zeros_like(error))  # a scalar S(0) may round differently
-        return self._unfold(self.scaler(error) - zero, videos)
+        return self._unfold(self._map_of(error), videos)
 
     def quality(self, image: Tensor, reference: Tensor) -> Tensor:
         """Mean of `map` per image, upstream's "Quality Score"; shapes as in `forward`.
@@ -167,6 +179,12 @@ class MaskedError(nn.Module, ABC):
         Higher is better. Identical images get 4.346 from the official weights, not 5.
         """
         return self._reduce(self.mos_of(self._raw(image, reference)))
+
+    def scores(self, image: Tensor, reference: Tensor) -> MILOScores:
+        """Raw error, `quality` and `mos` for one pass through the mask network; arguments and errors as `forward`."""
+        error, videos = self._masked_error(image, reference)
+        raw, quality = (self._unfold(each.mean((1, 2, 3)), videos) for each in (error, self._map_of(error)))
+        return MILOScores(*map(self._reduce, (raw, quality, self.mos_of(raw))))
 
     def mos_of(self, error: Tensor) -> Tensor:
         """The mean opinion scores that raw errors stand for: 5 (1 - S(error)), the same shape."""
@@ -201,6 +219,10 @@ class MaskedError(nn.Module, ABC):
     def _raw(self, image: Tensor, reference: Tensor) -> Tensor:
         error, videos = self._masked_error(image, reference)
         return self._unfold(error.mean((1, 2, 3)), videos)
+
+    def _map_of(self, error: Tensor) -> Tensor:
+        error = error.mean(1, keepdim=True)
+        return self.scaler(error) - self.scaler(torch.zeros_like(error))  # a scalar S(0) may round differently
 
     def _masked_error(self, image: Tensor, reference: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         image, reference, videos = self._prepare(image, reference)

@@ -91,15 +91,21 @@ def visibility_mask(network: MaskNetwork, image: Tensor, reference: Tensor) -> T
     """
     constant = not traced() and not (torch.is_grad_enabled() and _wants_gradient(network, image, reference))
     one_level = _in_strips if constant else _whole
-    levels = [(image, reference)]
-    for _ in range(N_SCALES - 1):
-        levels.append((F.avg_pool2d(levels[-1][0], 2), F.avg_pool2d(levels[-1][1], 2)))
+    levels = list(zip(pyramid(image), pyramid(reference)))
     mask: Tensor | None = None
     for image, reference in reversed(levels):
         above = torch.zeros_like(image[:, :1]) if mask is None else double(mask, image)
         mask = one_level(network, image, reference, above)
     assert mask is not None  # noqa: S101  (N_SCALES > 0)
     return mask
+
+
+def pyramid(image: Tensor) -> list[Tensor]:
+    """`N_SCALES` levels, fine to coarse: the image itself, then each the means of the last one's 2x2 blocks."""
+    levels = [image]
+    for _ in range(N_SCALES - 1):
+        levels.append(F.avg_pool2d(levels[-1], 2))
+    return levels
 
 
 def traced() -> bool:

@@ -129,7 +129,7 @@ def find_results(path: Path) -> list[Path]:
     if path.is_dir():
         files = [path / RESULTS] if (path / RESULTS).is_file() else sorted(path.rglob(RESULTS))
     if not files or not files[0].is_file():
-        mend = "Give a run folder that has finished, or a folder or file that 'milo-restore evaluate --out' wrote"
+        mend = "Give a run folder that has finished, or a folder or file that 'milo-restore evaluate --output' wrote"
         raise DataError("no such results", where=path, mend=mend)
     return files
 
