@@ -6,6 +6,7 @@ The command line prints such an error without a traceback and ends with exit cod
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +42,17 @@ class WeightsError(MiloRestoreError):
 
 class NumericsError(MiloRestoreError):
     """A computation left the finite numbers."""
+
+
+def warn_renamed(old: str, new: str, *, stacklevel: int = 3) -> None:
+    """Warn of a former name that still works.
+
+    Args:
+        old: the name that was used.
+        new: today's.
+        stacklevel: as in `warnings.warn`; 3 is the caller of the function or property that has the former name.
+    """
+    warnings.warn(f"{old} is now {new}; the former name will go", FutureWarning, stacklevel=stacklevel)
 
 
 def run_program(name: str, act: Callable[[], int | None]) -> int:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from milo_restore import MILO, LatentMILO
+from milo_restore import MILO, LatentMILO, metric
 from milo_restore.errors import ConfigError, DataError, WeightsError
 from milo_restore.metric import Agreement
 
@@ -343,3 +343,12 @@ def test_agreement_is_read_from_the_file(tmp_path, mini):
 def test_auto_is_never_for_latents():
     with pytest.raises(ConfigError, match="different VAEs"):
         LatentMILO("auto")
+
+
+@pytest.mark.parametrize("name", list(metric._FORMER))
+def test_former_names_still_work_and_warn(name):
+    with pytest.warns(FutureWarning, match=rf"milo_restore\.metric\.{name} is now {metric._FORMER[name]};") as caught:
+        former = getattr(metric, name)
+    assert former is getattr(metric, metric._FORMER[name])
+    assert caught[0].filename == __file__
+    assert name not in metric.__all__

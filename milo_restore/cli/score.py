@@ -17,7 +17,7 @@ from milo_restore.errors import DataError
 from milo_restore.files.write import check_target, write_text
 
 if TYPE_CHECKING:
-    from milo_restore.metric import MaskedError
+    from milo_restore.metric import MaskedMetric
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _csv(scores: Sequence[PairScore]) -> str:
     return text.getvalue()
 
 
-def _json(metric: MaskedError, scores: Sequence[PairScore], means: dict[str, float]) -> str:
+def _json(metric: MaskedMetric, scores: Sequence[PairScore], means: dict[str, float]) -> str:
     weights = dataclasses.asdict(metric.weights) if metric.weights is not None else None
     content = {"metric": type(metric).__name__, "weights": weights, "mean": means}
     return json.dumps({**content, "pairs": [dataclasses.asdict(row) for row in scores]}, indent=1) + "\n"

@@ -94,6 +94,11 @@ def strange_to_the_tiny_world(reference: Tensor) -> str | None:
     return f"their last channel has a mean of {mean:.2f} in size, the tiny world's at most {LARGEST_TINY_MEAN}"
 
 
+def image_channels(image: Tensor) -> int:
+    """The channels that an image should have: 1 for a grey one, else 3."""
+    return 1 if isinstance(image, Tensor) and image.ndim == 4 and image.shape[1] == 1 else 3
+
+
 def as_rgb(image: Tensor) -> Tensor:
     """Grey (N, 1, H, W) repeated to three channels; anything else as it is, to be checked."""
     if isinstance(image, Tensor) and image.ndim == 4 and image.shape[1] == 1:

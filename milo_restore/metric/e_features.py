@@ -21,8 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from milo_restore.metric.checks import as_rgb, check_image_values, check_pair
-from milo_restore.metric.weights import WeightsInfo
+from milo_restore.metric.e_metric import EMaskNetwork, EMetric
 
 CHANNELS = (64, 128, 256, 512, 512)
 """Of VGG16's features after relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3."""
@@ -50,37 +49,20 @@ class L2Pool(nn.Module):
         return (F.conv2d(features.square(), weights, stride=2, padding=1, groups=channels) + 1e-12).sqrt()
 
 
-class FeatureMaskNetwork(nn.Sequential):
-    """Three 3x3 convolutions, 2C -> 64 -> 64 -> 1, ReLU between them, sigmoid at the end.
-
-    Args:
-        channels: C, of one image's features.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(
-            nn.Conv2d(2 * channels, 64, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(64, 64, 3, padding=1),
-            nn.ReLU(inplace=True), nn.Conv2d(64, 1, 3, padding=1), nn.Sigmoid(),
-        )  # fmt: skip
-
-
-class MaskedFeatureMetric(nn.Module):
-    """What the three share; use `milo_restore.metric.load_feature_metric`. Built directly, its weights are random.
+class EFeatureMetric(EMetric):
+    """Base of E-VGG, E-LPIPS and E-DISTS; use `milo_restore.metric.load_e_features`. Attributes as in `EMetric`.
 
     Attributes:
-        name: its name to `load_feature_metric`.
+        file: the name of its published mask file.
         channels: of the features that are masked, stage by stage.
         distorted_first: order of the mask networks' inputs.
-        normalised: whether images are brought to ImageNet's mean and deviation.
-        weights: which mask file was loaded; None for a metric built directly.
+        normalised: images are brought to ImageNet's mean and deviation.
     """
 
-    name: ClassVar[str]
     file: ClassVar[str]
     channels: ClassVar[tuple[int, ...]] = CHANNELS
     distorted_first: ClassVar[bool] = False
     normalised: ClassVar[bool] = True
-    lower_better: ClassVar[bool] = True
     mean: Tensor
     std: Tensor
 
@@ -93,16 +75,15 @@ class MaskedFeatureMetric(nn.Module):
             for place, _ in enumerate(numbers):
                 layers += [nn.Conv2d(channels if place else inputs[number], channels, 3, padding=1), nn.ReLU()]
             self.stages.append(nn.Sequential(*layers))
-        self.mask_networks = nn.ModuleList(FeatureMaskNetwork(channels) for channels in self.channels)
+        self.mask_networks = nn.ModuleList(EMaskNetwork(channels) for channels in self.channels)
         for name, values in (("mean", _MEAN), ("std", _STD)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
-        self.weights: WeightsInfo | None = None
 
     def forward(self, image: Tensor, *, reference: Tensor) -> Tensor:
         """The value per image: 0 for identical images, lower is better.
 
         Args:
-            image: distorted images, (N, 3, H, W), RGB in [0, 1], on any device; grey (N, 1, H, W) is repeated.
+            image: distorted images, (N, 3, H, W), RGB in [0, 1]; grey (N, 1, H, W) is repeated.
             reference: what they should be, same shape. Keyword-only, for the metric is not symmetric.
 
         Returns:
@@ -111,11 +92,8 @@ class MaskedFeatureMetric(nn.Module):
         Raises:
             DataError: wrong rank, channels, size (below 16), device or value range, or NaN.
         """
-        image, reference = as_rgb(image), as_rgb(reference)
-        check_pair(image, reference, 3)
-        check_image_values(image, reference)
+        image, reference = self._prepare(image, reference)
         with torch.autocast(image.device.type, enabled=False):
-            image, reference = image.to(self.mean.dtype), reference.to(self.mean.dtype)
             distorted, clean = self._features(image), self._features(reference)
             return self._value(self._masks(distorted, clean), distorted, clean)
 
@@ -141,7 +119,7 @@ class MaskedFeatureMetric(nn.Module):
         return [network(torch.cat(pair, 1)) for network, pair in zip(self.mask_networks, pairs)]
 
 
-class EVGG(MaskedFeatureMetric):
+class EVGG(EFeatureMetric):
     """E-VGG: mask * |difference| of raw features, its mean over pixels, and the mean of these over all 1,472 channels.
 
     Images go in as they are, not normalised, and stages are pooled by their mean.
@@ -159,7 +137,7 @@ class EVGG(MaskedFeatureMetric):
         return torch.cat(parts, 1).mean(1)
 
 
-class ELPIPS(MaskedFeatureMetric):
+class ELPIPS(EFeatureMetric):
     """E-LPIPS: LPIPS' linear heads on (mask * difference)^2 of features of unit length; maxima between stages."""
 
     name, file = "e-lpips", "E_LPIPS.pth"
@@ -182,7 +160,7 @@ class ELPIPS(MaskedFeatureMetric):
         return torch.stack(parts).sum(0)
 
 
-class EDISTS(MaskedFeatureMetric):
+class EDISTS(EFeatureMetric):
     """E-DISTS: DISTS' means and covariances of mask * features, the image's own among them; `L2Pool` between stages."""
 
     name, file = "e-dists", "E_DISTS.pth"

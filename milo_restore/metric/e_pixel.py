@@ -2,11 +2,11 @@
 Image Quality Metric by Enhancing Existing Metrics", 2024; weights from upstream's repository at 0d36d66).
 
 Each has its own small network that looks at the reference and the distorted image once, at full size, and predicts a
-mask in (0, 1). MILO grew out of these; here they are its teachers. Formulas and layer sizes are held against upstream's
+mask in (0, 1). Here they are MILO's teachers. Formulas and layer sizes are held against upstream's
 outputs in ``tests/test_masked.py``.
 
-What stands for a quality. Each published file also holds a scaler S with the layers of MILO's. What S is fed was found
-from upstream's outputs and from S itself, not from a description:
+How raw values become a quality: each published file also holds a scaler S with the layers of MILO's. Its input was
+found from upstream's outputs and from S itself, not from a description:
 
 - E-MAE and E-SSIM (as 1 - SSIM): upstream's map is S(error) - S(0) of the per-pixel error, exactly. E-MSE: the same of
   100 times the squared error. All three S rise, without exception, from 0.12 .. 0.15 at no error to 0.99 and more.
@@ -21,20 +21,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.files import WEIGHTS, weights_sha256
-from milo_restore.metric.checks import as_rgb, check_image_values, check_pair
-from milo_restore.metric.freeze import freeze_into_buffers
+from milo_restore.metric.e_metric import EMaskNetwork, EMetric
 from milo_restore.metric.network import ScoreScaler
-from milo_restore.metric.weights import WeightsInfo, fill, load_weights
-
-E = TypeVar("E", bound="EnhancedMetric")
+from milo_restore.metric.weights import fill, load_weights
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
@@ -43,43 +40,21 @@ _MOST_SCALED_DB = 100.0
 _NO_WEIGHT = 1e-20
 
 
-class EnhancedMaskNetwork(nn.Sequential):
-    """Three 3x3 convolutions, 6 -> 64 -> 64 -> 1, ReLU between them, sigmoid at the end; one scale.
+class EPixelMetric(EMetric):
+    """Base of E-MAE, E-MSE, E-PSNR and E-SSIM; use `load_e_pixel`. Attributes as in `EMetric`.
 
-    The input's channels are the reference and the distorted image, in this order: the opposite of MILO's.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(
-            nn.Conv2d(6, 64, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(64, 64, 3, padding=1),
-            nn.ReLU(inplace=True), nn.Conv2d(64, 1, 3, padding=1), nn.Sigmoid(),
-        )  # fmt: skip
-
-
-class EnhancedMetric(nn.Module):
-    """What the four share; use `load_enhanced`. Built directly, a metric has random trainable weights.
+    The mask network sees the reference first, then the distorted image: the opposite of MILO's order.
 
     Attributes:
-        name: its name to `load_enhanced` and to ``milo-restore assets``.
-        lower_better: whether a lower raw value means a better image.
-        scaler_gain: what the raw value is multiplied by before it goes into the scaler.
-        weights: which weights were loaded; None for a metric built directly.
+        scaler_gain: factor on the raw value before it goes into the scaler.
     """
 
-    name: ClassVar[str]
-    lower_better: ClassVar[bool] = True
     scaler_gain: ClassVar[float] = 1.0
 
     def __init__(self) -> None:
         super().__init__()
-        self.mask_network = EnhancedMaskNetwork()
+        self.mask_network = EMaskNetwork(3)
         self.scaler = ScoreScaler()
-        self.weights: WeightsInfo | None = None
-        self._values_seen = False
-
-    def freeze(self: E) -> E:
-        """Turn every parameter into a buffer, outside of state dicts; the metric can no longer be trained."""
-        return freeze_into_buffers(self)
 
     def forward(self, image: Tensor, *, reference: Tensor) -> Tensor:
         """The raw value per image.
@@ -139,17 +114,8 @@ class EnhancedMetric(nn.Module):
         with torch.autocast(image.device.type, enabled=False):
             return self.mask_network(torch.cat([reference, image], 1))
 
-    def _prepare(self, image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        image, reference = as_rgb(image), as_rgb(reference)
-        check_pair(image, reference, 3)
-        # Reading values makes an accelerator wait for everything queued before; there only the first batch is read.
-        if image.device.type == "cpu" or not self._values_seen:
-            check_image_values(image, reference)
-            self._values_seen = True
-        return image.float(), reference.float()
 
-
-class EMAE(EnhancedMetric):
+class EMAE(EPixelMetric):
     """E-MAE: mean of mask * |image - reference|; 0 for identical images, below 1, lower is better."""
 
     name = "e-mae"
@@ -158,7 +124,7 @@ class EMAE(EnhancedMetric):
         return mask * (image - reference).abs()
 
 
-class EMSE(EnhancedMetric):
+class EMSE(EPixelMetric):
     """E-MSE: mean of mask * (image - reference)^2; 0 for identical images, below 1, lower is better."""
 
     name = "e-mse"
@@ -168,7 +134,7 @@ class EMSE(EnhancedMetric):
         return mask * (image - reference).square()
 
 
-class EPSNR(EnhancedMetric):
+class EPSNR(EPixelMetric):
     """E-PSNR: the PSNR in dB, peak 1, of mask * image against mask * reference; higher is better.
 
     Upstream's has no upper end; here a mean squared error below 1e-15 counts as that, so that identical images get
@@ -178,7 +144,7 @@ class EPSNR(EnhancedMetric):
     """
 
     name = "e-psnr"
-    lower_better = False
+    higher_is_better = True
 
     def _local_errors(self, mask: Tensor, image: Tensor, reference: Tensor) -> Tensor:
         return (mask * (image - reference)).square()
@@ -190,7 +156,7 @@ class EPSNR(EnhancedMetric):
         return super()._scaled(raw.clamp(max=_MOST_SCALED_DB))
 
 
-class ESSIM(EnhancedMetric):
+class ESSIM(EPixelMetric):
     """E-SSIM: 1 - SSIM of mask * image against mask * reference; 0 for identical images, at most 2, lower is better.
 
     SSIM on RGB per channel: 11x11 Gaussian window of sigma 1.5, zeros around the image, population variances, data
@@ -228,10 +194,10 @@ class ESSIM(EnhancedMetric):
         return F.conv2d(rows, window.transpose(2, 3), padding=(half, 0), groups=channels)
 
 
-_CLASSES: dict[str, type[EnhancedMetric]] = {cls.name: cls for cls in (EMAE, EMSE, EPSNR, ESSIM)}
+_CLASSES: dict[str, type[EPixelMetric]] = {cls.name: cls for cls in (EMAE, EMSE, EPSNR, ESSIM)}
 
-ENHANCED: tuple[str, ...] = tuple(_CLASSES)
-"""The names that `load_enhanced` takes: those whose weights are published and need no other network."""
+E_PIXEL: tuple[str, ...] = tuple(_CLASSES)
+"""The names that `load_e_pixel` takes: those whose weights are published and need no other network."""
 
 ABSENT: dict[str, str] = dict.fromkeys(
     ("e-vgg", "e-lpips", "e-dists"), "without a scaler from its values to opinion scores"
@@ -239,11 +205,11 @@ ABSENT: dict[str, str] = dict.fromkeys(
 """The paper's others, in `milo_restore.metric.e_features`, and why they are not among these."""
 
 
-def load_enhanced(name: str, weights: str | Path = "official") -> EnhancedMetric:
-    """A frozen masking-enhanced metric with trained weights.
+def load_e_pixel(name: str, weights: str | Path = "official") -> EPixelMetric:
+    """A frozen E-metric on pixels with trained weights.
 
     Args:
-        name: one of `ENHANCED`.
+        name: one of `E_PIXEL`.
         weights: ``official`` (the authors', found offline or downloaded once, sha256 checked), or the path of a .pth or
             .safetensors file.
 
@@ -253,8 +219,8 @@ def load_enhanced(name: str, weights: str | Path = "official") -> EnhancedMetric
             would fit (all four have the same layers) and give wrong scores.
     """
     if name not in _CLASSES:
-        mend = f"It is {ABSENT[name]}" if name in ABSENT else f"Known: {', '.join(ENHANCED)}"
-        raise ConfigError("no such masking-enhanced metric", where=repr(name), mend=mend)
+        mend = f"It is {ABSENT[name]}" if name in ABSENT else f"Known: {', '.join(E_PIXEL)}"
+        raise ConfigError("no such E-metric on pixels", where=repr(name), mend=mend)
     state, info = load_weights(weights, name, None)
     for other in WEIGHTS:
         if other != name and info.sha256 == weights_sha256(other):
@@ -267,7 +233,7 @@ def load_enhanced(name: str, weights: str | Path = "official") -> EnhancedMetric
 
 
 @torch.no_grad()
-def _drop_decayed_weights(metric: EnhancedMetric) -> None:
+def _drop_decayed_weights(metric: EPixelMetric) -> None:
     """Set weights below 1e-20 to zero. It changes no score, and makes CPUs 11 to 19 times as fast.
 
     63 % of E-MAE's mask weights (21 % of E-PSNR's, 9 % of E-SSIM's, none of E-MSE's) have decayed below 1e-20, half of

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.files import assets_folder, cache_folder
 from milo_restore.files.state import read_state_file
-from milo_restore.metric.e_features import CONVOLUTIONS, EDISTS, ELPIPS, EVGG, MaskedFeatureMetric
-from milo_restore.metric.freeze import freeze_into_buffers
+from milo_restore.metric.e_features import CONVOLUTIONS, EDISTS, ELPIPS, EVGG, EFeatureMetric
 from milo_restore.metric.weights import WeightsInfo
 
 BLOBS = {
@@ -35,19 +34,19 @@ SOURCE = "https://github.com/ugurcogalan06/Enhanced-IQM/tree/0d36d665392913c49ea
 _FOLDER = "weights/enhanced_iqm"
 _OTHER_PARTS = ("stage", "model_elpips.", "model_edists.", "scaler_network.")  # which a file may hold beside the masks
 
-_CLASSES: dict[str, type[MaskedFeatureMetric]] = {cls.name: cls for cls in (EVGG, ELPIPS, EDISTS)}
-FEATURE_METRICS: tuple[str, ...] = tuple(_CLASSES)
-"""The names that `load_feature_metric` takes."""
+_CLASSES: dict[str, type[EFeatureMetric]] = {cls.name: cls for cls in (EVGG, ELPIPS, EDISTS)}
+E_FEATURES: tuple[str, ...] = tuple(_CLASSES)
+"""The names that `load_e_features` takes."""
 
 
-def load_feature_metric(name: str, weights: str | Path = "official") -> MaskedFeatureMetric:
+def load_e_features(name: str, weights: str | Path = "official") -> EFeatureMetric:
     """A frozen E-VGG, E-LPIPS or E-DISTS with the published weights, which a user has put into place.
 
     Needed are the mask file (E_VGG.pth, ...) from `SOURCE`; torchvision's vgg16-397923af.pth, downloaded once where
     there is a network; for E-DISTS DISTS.pth from `SOURCE`, too. LPIPS' heads come with the package ``lpips``.
 
     Args:
-        name: one of `FEATURE_METRICS`.
+        name: one of `E_FEATURES`.
         weights: ``official``: the file under ``weights/enhanced_iqm`` in the folder that MILO_RESTORE_ASSETS names, or
             in the cache, known by its hash; or the path of a file in the same format, of which no hash is known.
 
@@ -56,7 +55,7 @@ def load_feature_metric(name: str, weights: str | Path = "official") -> MaskedFe
         WeightsError: a file is missing, is another one, or does not hold exactly the masks that the metric has.
     """
     if name not in _CLASSES:
-        raise ConfigError("no such metric", where=repr(name), mend=f"Known: {', '.join(FEATURE_METRICS)}")
+        raise ConfigError("no such metric", where=repr(name), mend=f"Known: {', '.join(E_FEATURES)}")
     metric = _CLASSES[name]()
     path = _find(metric.file) if weights == "official" else Path(weights)
     if weights == "official" and (found := git_blob(path)) != BLOBS[name]:
@@ -69,7 +68,7 @@ def load_feature_metric(name: str, weights: str | Path = "official") -> MaskedFe
     if isinstance(metric, EDISTS):
         _fill_dists(metric, _find("DISTS.pth"))
     metric.weights = WeightsInfo(str(weights), str(path), hashlib.sha256(path.read_bytes()).hexdigest())
-    return freeze_into_buffers(metric)
+    return metric.freeze()
 
 
 def git_blob(path: Path) -> str:
@@ -89,7 +88,7 @@ def _find(file: str) -> Path:
     raise WeightsError("is not there", where=file, mend=mend)
 
 
-def _fill_masks(metric: MaskedFeatureMetric, state: dict[str, Tensor], path: Path) -> None:
+def _fill_masks(metric: EFeatureMetric, state: dict[str, Tensor], path: Path) -> None:
     """The mask networks from a file of the published format, all of them."""
     ours: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -108,7 +107,7 @@ def _fill_masks(metric: MaskedFeatureMetric, state: dict[str, Tensor], path: Pat
         raise WeightsError(f"does not hold {metric.name}'s masks ({reason})", where=path) from error
 
 
-def _fill_stages(metric: MaskedFeatureMetric) -> None:
+def _fill_stages(metric: EFeatureMetric) -> None:
     """VGG16's convolutions from torchvision's file."""
     state = _vgg16()
     for stage, numbers in zip(metric.stages, CONVOLUTIONS):

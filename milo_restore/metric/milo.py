@@ -21,13 +21,14 @@ from milo_restore.metric.checks import (
     check_latent_values,
     check_pair,
     fold_video,
+    image_channels,
     strange_to_the_tiny_world,
 )
 from milo_restore.metric.freeze import freeze_into_buffers
 from milo_restore.metric.network import N_SCALES, MaskNetwork, ScoreScaler, traced, visibility_mask
 from milo_restore.metric.weights import WeightsInfo, fill, load_weights
 
-M = TypeVar("M", bound="MaskedError")
+M = TypeVar("M", bound="MaskedMetric")
 Reduction = Literal["none", "mean", "sum"]
 
 
@@ -45,7 +46,7 @@ class MILOScores(NamedTuple):
     mos: Tensor
 
 
-class MaskedError(nn.Module, ABC):
+class MaskedMetric(nn.Module, ABC):
     """What MILO and LatentMILO share. Use one of those two.
 
     A metric is frozen: its weights are buffers, so that no optimizer, gradient, DDP bucket or state dict ever sees
@@ -150,9 +151,10 @@ class MaskedError(nn.Module, ABC):
         return self._reduce(self._raw(image, reference))
 
     def mask(self, image: Tensor, reference: Tensor) -> Tensor:
-        """The visibility mask, (N, 1, H, W) or (N, T, 1, H, W), in (0, 4); divide by `n_scales` for (0, 1).
+        """The visibility mask as upstream's program has it, (N, 1, H, W) or (N, T, 1, H, W), in (0, 4).
 
-        Arguments as in `forward`.
+        It is the sum of one visibility in (0, 1) per scale. Divided by `n_scales` it is the m in (0, 1) of the losses'
+        formulas and of their ``mask``. Arguments as in `forward`.
         """
         image, reference, videos = self._prepare(image, reference)
         return self._unfold(self.predict_mask(image, reference), videos)
@@ -249,10 +251,10 @@ class MaskedError(nn.Module, ABC):
         return scores if self.reduction == "none" else getattr(scores, self.reduction)()
 
 
-class MILO(MaskedError):
+class MILO(MaskedMetric):
     """MILO on RGB images in [0, 1]; grey (N, 1, H, W) is repeated to three channels.
 
-    Arguments as in `MaskedError`.
+    Arguments as in `MaskedMetric`.
 
     Example:
         >>> import torch
@@ -273,19 +275,19 @@ class MILO(MaskedError):
     _shipped = "milo_mini.safetensors"
 
     def predict_mask(self, image: Tensor, reference: Tensor) -> Tensor:
-        """As in `MaskedError`, with grey images repeated to three channels."""
+        """As in `MaskedMetric`, with grey images repeated to three channels."""
         return super().predict_mask(as_rgb(image), as_rgb(reference))
 
     def channels_of(self, image: Tensor) -> int:
-        """As in `MaskedError`; grey images are as good as RGB ones."""
-        return 1 if isinstance(image, Tensor) and image.ndim == 4 and image.shape[1] == 1 else 3
+        """As in `MaskedMetric`; grey images are as good as RGB ones."""
+        return image_channels(image)
 
     def _refuse_values(self, image: Tensor, reference: Tensor) -> None:
         check_image_values(image, reference)
 
 
-class LatentMILO(MaskedError):
-    """MILO on latents (N, 4, h, w), times the VAE's scaling factor. Arguments as in `MaskedError`, but not ``auto``.
+class LatentMILO(MaskedMetric):
+    """MILO on latents (N, 4, h, w), times the VAE's scaling factor. Arguments as in `MaskedMetric`, but not ``auto``.
 
     ``official`` is for latents of Stable Diffusion 1 or 2's VAE, times 0.18215; ``mini`` for those of the shipped tiny
     world's VAE (see `milo_restore.models.tiny`), and warns once where latents are none of these for certain. Latents of

@@ -20,7 +20,7 @@ SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 AUTO_TIMEOUT = 5.0
 """Seconds that ``auto`` waits for a server to answer."""
 
-# Upstream's names of the layers, in MILO's files and in those of the masking-enhanced metrics, and ours.
+# Upstream's names of the layers, in MILO's files and in those of the E-metrics, and ours.
 _RENAMED = {
     "mask_finder_1.netBasic.": "mask_network.",
     "mask_finder_1.conv1.0.": "mask_network.0.",
