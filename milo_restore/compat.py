@@ -33,7 +33,7 @@ def make_basicsr_importable() -> None:
 
 
 def is_restormer_fork(package: Path) -> bool:
-    """Whether a folder ``basicsr`` is the fork inside the Restormer repository: only that has ``models/losses``."""
+    """True if a folder ``basicsr`` is the fork inside the Restormer repository: only that has ``models/losses``."""
     return (package / "models" / "losses").is_dir()
 
 

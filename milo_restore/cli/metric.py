@@ -1,4 +1,4 @@
-"""What ``score`` and ``map`` share: the metric's options, loading it, and reading what it compares.
+"""Options of the commands that compute MILO, loading it, and reading the pair that it compares.
 
 Importing this is cheap; torch comes with the first call.
 """

@@ -17,7 +17,7 @@ Reduction = Literal["none", "mean", "sum"]
 
 
 class RestorationLoss(nn.Module, ABC):
-    """What every loss here shares: ``loss(prediction, target, weight=None, *, step=None)``, and `terms` beside it.
+    """Base of every restoration loss: ``loss(prediction, target, weight=None, *, step=None)``, and `terms` beside it.
 
     Args:
         loss_weight: factor on the result.

@@ -1,4 +1,4 @@
-"""What MILO accepts: the checks that turn a silent wrong score into one clear line."""
+"""Checks of a metric's input, which turn a silent wrong score into one clear line."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def check_latent_values(image: Tensor, reference: Tensor) -> None:
 
 
 def strange_to_the_tiny_world(reference: Tensor) -> str | None:
-    """What shows that latents are not the tiny world's, or None; None proves nothing.
+    """Evidence that latents are not the tiny world's, or None; None proves nothing.
 
     Its VAE keeps the mean of the last channel near 0: within 0.16 over 320x320 images (154 of BSDS500's, Kodak's and
     faces), within 0.5 over each of 1,248 pieces of 16x16.

@@ -76,7 +76,7 @@ class EPixelMetric(EMetric):
         return self._predict_mask(*self._prepare(image, reference))
 
     def map(self, image: Tensor, *, reference: Tensor) -> Tensor:
-        """Where the visible errors are: S(error) - S(no error), (N, 1, H, W), in [0, 0.88). Arguments as in `forward`.
+        """Map of visible errors: S(error) - S(no error), (N, 1, H, W), in [0, 0.88). Arguments as in `forward`.
 
         The error is the mean over channels at each pixel. For E-PSNR each pixel's own dB stands for it, which upstream
         has no map of.

@@ -72,7 +72,7 @@ def load_e_features(name: str, weights: str | Path = "official") -> EFeatureMetr
 
 
 def git_blob(path: Path) -> str:
-    """What ``git hash-object`` says of a file: SHA-1 of its length and its content."""
+    """Git's hash of a file, as ``git hash-object`` prints it: SHA-1 of its length and its content."""
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 

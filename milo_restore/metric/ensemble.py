@@ -37,7 +37,7 @@ MEMBERS = ("official", "mini", *E_PIXEL)
 
 @dataclass(frozen=True)
 class MosMap:
-    """How a member's raw value becomes a MOS.
+    """Map from a member's raw value to a MOS.
 
     Attributes:
         kind: ``own-scaler``, 5 (1 - S(raw)) with the network S from the member's weight file; or ``logistic``,

@@ -47,7 +47,7 @@ class MILOScores(NamedTuple):
 
 
 class MaskedMetric(nn.Module, ABC):
-    """What MILO and LatentMILO share. Use one of those two.
+    """Base of `MILO` and `LatentMILO`; use one of those two.
 
     A metric is frozen: its weights are buffers, so that no optimizer, gradient, DDP bucket or state dict ever sees
     them. `untrained` gives one to train. Making one leaves torch's random numbers as they were.
@@ -160,7 +160,7 @@ class MaskedMetric(nn.Module, ABC):
         return self._unfold(self.predict_mask(image, reference), videos)
 
     def map(self, image: Tensor, reference: Tensor) -> Tensor:
-        """Where the visible errors are: S(masked error, mean over channels) - S(0), in [0, 0.869).
+        """Map of visible errors: S(masked error, mean over channels) - S(0), in [0, 0.869).
 
         S is the learned map from masked error to (0, 1); 0 means no visible error. Arguments as in `forward`, shapes as
         in `mask`.
@@ -238,7 +238,7 @@ class MaskedMetric(nn.Module, ABC):
         return image.float(), reference.float(), videos
 
     def channels_of(self, image: Tensor) -> int:
-        """How many channels an image should have."""
+        """Number of channels that an image should have."""
         return self.channels
 
     @abstractmethod
@@ -275,11 +275,11 @@ class MILO(MaskedMetric):
     _shipped = "milo_mini.safetensors"
 
     def predict_mask(self, image: Tensor, reference: Tensor) -> Tensor:
-        """As in `MaskedMetric`, with grey images repeated to three channels."""
+        """Predict the mask as `MaskedMetric` does, with grey images repeated to three channels."""
         return super().predict_mask(as_rgb(image), as_rgb(reference))
 
     def channels_of(self, image: Tensor) -> int:
-        """As in `MaskedMetric`; grey images are as good as RGB ones."""
+        """Number of channels that an image should have: 1 for a grey one, else 3."""
         return image_channels(image)
 
     def _refuse_values(self, image: Tensor, reference: Tensor) -> None:

@@ -50,7 +50,7 @@ class MaskNetwork(nn.Sequential):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the wide convolutions compute in."""
+        """Dtype that the wide convolutions compute in."""
         return self._wide()[0].weight.dtype
 
     def _wide(self) -> list[nn.Conv2d]:
@@ -109,7 +109,7 @@ def pyramid(image: Tensor) -> list[Tensor]:
 
 
 def traced() -> bool:
-    """Whether a compiler or an exporter looks on: it sees shapes, but no values, and one path for all sizes."""
+    """True while a compiler or an exporter traces: it sees shapes, but no values, and one path for all sizes."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 

@@ -1,4 +1,4 @@
-"""Where a metric's weights come from: the authors' files, the small ones shipped here, or a path."""
+"""Weights of a metric: the authors' files, the small ones shipped here, or a path."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _RENAMED = {
 
 @dataclass(frozen=True)
 class Agreement:
-    """How near weights taught here come to their teacher's, as their file says; None where it says nothing.
+    """Recorded agreement of weights taught here with their teacher's; None where the file has no record.
 
     Attributes:
         gradient_cosine: of the loss's gradients, with the mask as a constant.

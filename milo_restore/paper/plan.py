@@ -1,4 +1,4 @@
-"""What a table takes: which commands make which folders, in which order.
+"""Plan of a table: the commands, the folders that they make, and their order.
 
 OUT/shared/                                 what trainings share, such as cached latents
 OUT/table1/milo/10k/                        a MILO trained for a row's loss

@@ -1,4 +1,4 @@
-"""How far a metric in training agrees with opinions, people's or a teacher's, on pairs that it does not train on."""
+"""Agreement of a metric in training with opinions, people's or a teacher's, on pairs that it does not train on."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def agreement(metric: MaskedMetric, held_out: HeldOut, device: torch.device) -> 
 
 @torch.no_grad()
 def mask_agreement(metric: MaskedMetric, held_out: HeldOut, device: torch.device) -> dict[str, float]:
-    """How far a metric and the teacher of ``held_out`` find the same pixels or cells at fault; medians over the pairs.
+    """Agreement of a metric's masks and gradients with those of ``held_out``'s teacher; medians over the pairs.
 
     Returns:
         ``mask_correlation``, Pearson's, pixel by pixel, constant masks left out; and ``gradient_cosine``, of the two

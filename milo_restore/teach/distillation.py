@@ -15,7 +15,7 @@ LOGIT_RANGE = 20.0
 
 
 class Followed(NamedTuple):
-    """What `follow` finds.
+    """Result of `follow`.
 
     Attributes:
         divergence: scalar, of the student's visibilities from the teacher's.

@@ -25,7 +25,7 @@ from milo_restore.teach.pairs import DistortedPairs
 
 
 class LatentPairs(Dataset[dict[str, Any]]):
-    """What `DistortedPairs` gives, as latents with labels, read from a cache. Make it with `encode_pairs`.
+    """Pairs of `DistortedPairs` as latents with labels, read from a cache. Make it with `encode_pairs`.
 
     The cache holds one file per reference image: its latent, those of its distorted versions, and their labels.
 
@@ -42,7 +42,7 @@ class LatentPairs(Dataset[dict[str, Any]]):
         self._names = np.zeros((len(pairs.references), 16), np.uint8)
 
     def file(self, reference: int) -> Path:
-        """Where a reference's latents are: named by a digest of its pixels, its distortions and ``identity``."""
+        """Path of a reference's latents, named by a digest of its pixels, its distortions and ``identity``."""
         if not self._names[reference].any():
             # Which distortion a single one is depends on the place in the list, and that on how many were chosen.
             made = [pair[1:] for pair in self.pairs.of(reference)]

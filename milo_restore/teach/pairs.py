@@ -134,7 +134,7 @@ class DistortedPairs(Dataset[dict[str, Any]]):
         return [self.pair(reference * count + place) for place in range(count)]
 
     def place(self, pair: Pair) -> int:
-        """Where a pair stands in `of` its reference."""
+        """Index of a pair in `of` its reference."""
         return 0 if self.one_each else self.distortions.index(pair.distortion) * LEVELS + pair.level - 1
 
     def at(self, position: int) -> Pair:
@@ -156,11 +156,11 @@ class DistortedPairs(Dataset[dict[str, Any]]):
         return distort(reference, pair.distortion, pair.level, seed=self.seed), reference
 
     def name(self, pair: Pair) -> str:
-        """What to call a pair in messages: the image, the distortion, the level."""
+        """Name of a pair in messages: the image, the distortion, the level."""
         return f"{self.reference_name(pair.reference)} distortion {pair.distortion} level {pair.level}"
 
     def reference_name(self, number: int) -> str:
-        """What to call a reference image in messages."""
+        """Name of a reference image in messages."""
         reference = self.references[number]
         return reference.name if isinstance(reference, Path) else reference[0]
 

@@ -12,7 +12,7 @@ from milo_restore.teach.distillation import Hints, follow
 
 
 class Taught(NamedTuple):
-    """What a teacher of masks says of a batch.
+    """Targets that a teacher of masks gives for a batch.
 
     Attributes:
         mos: (N,), its mean opinion scores.
@@ -28,7 +28,7 @@ class Taught(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What a metric in training says of a batch.
+    """Outputs of a metric in training for a batch.
 
     Attributes:
         mos: (N,), predicted mean opinion scores.

@@ -1,4 +1,4 @@
-"""What a metric is and what it is given."""
+"""A metric by name, the batch it measures, and its row in the table."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Metric:
     module: Any = None
 
     def identity(self) -> dict[str, str | None]:
-        """What a value depends on, beside the images: the key of the cache."""
+        """Everything a value depends on, beside the images: the key of the cache."""
         software = f"{self.source}, {self.settings}" if self.settings else self.source
         return {"metric": base_name(self.name), "software": software, "weights_sha256": self.weights_sha256}
 
