@@ -20,8 +20,7 @@ from basicsr.utils.registry import Registry
 
 from milo_restore import MILOLoss
 from milo_restore.basicsr.batches import Mixup, read_mixup, read_stages, shrink, stage_at
-from milo_restore.basicsr.losses import MILOLoss as BasicSRMILOLoss
-from milo_restore.basicsr.losses import keys_of
+from milo_restore.basicsr.losses import BasicSRMILOLoss, keys_of
 from milo_restore.basicsr.options import swap_loss
 from milo_restore.basicsr.schedulers import CosineAnnealingRestartCyclicLR
 from milo_restore.errors import ConfigError, DataError

@@ -22,7 +22,7 @@ def install() -> None:
     """Let `BaseModel.update_learning_rate` tell the model's losses first. Harmless to repeat.
 
     A model class that overrides it without calling ``super()`` tells nothing; so does a basicsr without that method.
-    A curriculum then stops with an error, see `MILOLoss`.
+    A curriculum then stops with an error, see `BasicSRMILOLoss`.
     """
     original = getattr(BaseModel, "update_learning_rate", None)
     if original is None or getattr(original, "tells_losses", False):

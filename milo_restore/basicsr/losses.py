@@ -12,10 +12,10 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
 from milo_restore import loss as losses
-from milo_restore.errors import ConfigError
+from milo_restore.errors import ConfigError, warn_renamed
 from milo_restore.train.watch import GamingWatch
 
-__all__ = ["LPIPSLoss", "MILOLoss", "register"]
+__all__ = ["BasicSRMILOLoss", "LPIPSLoss", "register"]
 
 _UNTOLD = "Train with BasicSR's own models, which call BaseModel.update_learning_rate before every iteration"
 
@@ -64,7 +64,7 @@ class BasicSRLoss(nn.Module):
         return (value, None) if self.returns_pair else value
 
 
-class MILOLoss(BasicSRLoss):
+class BasicSRMILOLoss(BasicSRLoss):
     """`milo_restore.MILOLoss` for BasicSR, in ``pixel_opt`` or ``perceptual_opt``.
 
     It keeps what `milo_restore.basicsr.watch` reads for the log.
@@ -175,6 +175,9 @@ class MILOLoss(BasicSRLoss):
         return self.inner.curriculum.position(self.iteration)
 
 
+BasicSRMILOLoss.__name__ = "MILOLoss"  # by which BasicSR registers a class, and logs it
+
+
 class LPIPSLoss(BasicSRLoss):
     """`milo_restore.LPIPSLoss` for BasicSR: v0.1 of the ``lpips`` package.
 
@@ -198,6 +201,13 @@ class LPIPSLoss(BasicSRLoss):
         self.inner = losses.LPIPSLoss(net, weight, reduction)  # type: ignore[arg-type]  # checked there
 
 
+def __getattr__(name: str) -> Any:
+    if name != "MILOLoss":
+        raise AttributeError(f"module 'milo_restore.basicsr.losses' has no attribute {name!r}")
+    warn_renamed("milo_restore.basicsr.losses.MILOLoss", "BasicSRMILOLoss")
+    return BasicSRMILOLoss
+
+
 def register() -> None:
     """Let configurations name ``MILOLoss`` and ``LPIPSLoss``. Harmless to repeat.
 
@@ -205,7 +215,7 @@ def register() -> None:
     others use, is registered under BasicSR's fallback name, so that it can also come later.
     """
     if "MILOLoss" not in LOSS_REGISTRY:
-        LOSS_REGISTRY.register(MILOLoss)
+        LOSS_REGISTRY.register(BasicSRMILOLoss)
     if "LPIPSLoss_basicsr" not in LOSS_REGISTRY:
         LOSS_REGISTRY.register(LPIPSLoss, suffix="basicsr")
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from basicsr.utils.options import _postprocess_yml_value
 
-from milo_restore.basicsr.losses import LPIPSLoss, MILOLoss, keys_of
+from milo_restore.basicsr.losses import BasicSRMILOLoss, LPIPSLoss, keys_of
 from milo_restore.config import read_yaml
 from milo_restore.errors import ConfigError
 
@@ -27,7 +27,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 """What ``--loss`` may name, and what it puts into ``train.pixel_opt``."""
 
-_KEYS = {"L1Loss": ["loss_weight", "reduction"], "MILOLoss": keys_of(MILOLoss), "LPIPSLoss": keys_of(LPIPSLoss)}
+_KEYS = {"L1Loss": ["loss_weight", "reduction"], "MILOLoss": keys_of(BasicSRMILOLoss), "LPIPSLoss": keys_of(LPIPSLoss)}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
 from torch import Tensor
 
-from milo_restore.basicsr.losses import MILOLoss
+from milo_restore.basicsr.losses import BasicSRMILOLoss
 
 __all__ = ["install"]
 
@@ -79,7 +79,7 @@ def _validating(original: Any) -> Any:
     return validation
 
 
-def _introduce(slot: str, loss: MILOLoss, means: Mapping[str, float]) -> None:
+def _introduce(slot: str, loss: BasicSRMILOLoss, means: Mapping[str, float]) -> None:
     """Say once how large the loss is, and what its values mean."""
     if loss.measured:
         return
@@ -109,9 +109,9 @@ def _psnr(image: Tensor, target: Tensor) -> float:
     return float(-10 * error.clamp_min(1e-10).log10())
 
 
-def _losses(model: Any) -> Iterator[tuple[str, MILOLoss]]:
+def _losses(model: Any) -> Iterator[tuple[str, BasicSRMILOLoss]]:
     """Attributes of a BasicSR model that are ours, by name."""
-    return ((slot, value) for slot, value in vars(model).items() if isinstance(value, MILOLoss))
+    return ((slot, value) for slot, value in vars(model).items() if isinstance(value, BasicSRMILOLoss))
 
 
 def _warn(line: str | None) -> None:

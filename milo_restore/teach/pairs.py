@@ -128,13 +128,13 @@ class DistortedPairs(Dataset[dict[str, Any]]):
         reference, kind = divmod(rest, len(self.distortions))
         return Pair(reference, self.distortions[kind], level + 1)
 
-    def of(self, reference: int) -> list[Pair]:
+    def pairs_of(self, reference: int) -> list[Pair]:
         """All pairs of one reference, in the order of `pair`."""
         count = 1 if self.one_each else len(self.distortions) * LEVELS
         return [self.pair(reference * count + place) for place in range(count)]
 
-    def place(self, pair: Pair) -> int:
-        """Index of a pair in `of` its reference."""
+    def index_of(self, pair: Pair) -> int:
+        """Index of a pair in `pairs_of` its reference."""
         return 0 if self.one_each else self.distortions.index(pair.distortion) * LEVELS + pair.level - 1
 
     def at(self, position: int) -> Pair:
