@@ -22,7 +22,7 @@ M = TypeVar("M", bound=MaskedMetric)
 
 
 class _MaskedLoss(RestorationLoss, Generic[M]):
-    """What `MILOLoss` and `LatentMILOLoss` share: everything but the metric and its documentation.
+    """Base of `MILOLoss` and `LatentMILOLoss`: everything but the metric and its documentation.
 
     Raises:
         ConfigError: an anchor that is negative or no number.

@@ -151,7 +151,7 @@ def _counterparts(pred: Path, preds: Mapping[str, Path], folder: Path, others: M
 
 
 def _endings(stems: Sequence[str]) -> list[str]:
-    """What all names of a folder may end in beside their own: nothing, what they share, or a known mark."""
+    """Endings that all names of a folder may have beside their own: nothing, what they share, or a known mark."""
     endings = {""}
     shared = os.path.commonprefix([stem[::-1] for stem in stems])[::-1] if len(stems) > 1 else ""
     endings |= {shared[place:] for place, letter in enumerate(shared) if letter in "_-"}

@@ -111,7 +111,7 @@ def fill(metric: nn.Module, state: dict[str, Tensor], info: WeightsInfo) -> None
 
 @functools.cache
 def _choose(asset: str, shipped: str | None) -> str:
-    """What ``auto`` means here; decided and said once per process."""
+    """Choice of ``auto``: ``official`` or ``mini``; decided and said once per process."""
     _shipped_file(shipped, "auto")
     found = find_weights(asset)
     try:
@@ -130,7 +130,7 @@ def _shipped_file(shipped: str | None, asked: str) -> Path:
 
 
 def _agreement(path: Path) -> Agreement:
-    """What the metadata of a .safetensors file says; `read_state_file` has seen that it is one."""
+    """Agreement in the metadata of a .safetensors file; `read_state_file` has seen that it is one."""
     if path.suffix != ".safetensors":
         return Agreement()
     with safe_open(path, "pt") as file:

@@ -52,7 +52,7 @@ class FitResult:
 
 @dataclass
 class _Run:
-    """What the functions below share."""
+    """State of one call of `fit`."""
 
     state: TrainingState
     journal: Journal
