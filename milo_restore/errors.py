@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -54,6 +55,17 @@ def listed(items: Sequence[object], most: int = 8, between: str = ", ") -> str:
     """The first few of many, and how many more."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return between.join(map(str, items[:most])) + more
+
+
+def warn_renamed(old: str, new: str, *, stacklevel: int = 3) -> None:
+    """Warn of a former name that still works.
+
+    Args:
+        old: the name that was used.
+        new: today's.
+        stacklevel: as in `warnings.warn`; 3 is the caller of the function or property that has the former name.
+    """
+    warnings.warn(f"{old} is now {new}; the former name will go", FutureWarning, stacklevel=stacklevel)
 
 
 def run_program(name: str, act: Callable[[], int | None]) -> int:

@@ -25,7 +25,7 @@ from milo_restore.files.hub import WEIGHTS_FILE
 from milo_restore.files.state import read_state
 from milo_restore.measure.restorer import REFERENCE
 from milo_restore.measure.results import interval_text, read_results
-from milo_restore.metric import MaskedError
+from milo_restore.metric import MaskedMetric
 from milo_restore.models.restormer import Restormer
 
 __all__ = ["push_to_hub", "save_pretrained"]
@@ -130,13 +130,13 @@ def save_pretrained(
 
 
 def _frozen(network: nn.Module) -> list[Tensor]:
-    return list(network.buffers()) if isinstance(network, MaskedError) else []
+    return list(network.buffers()) if isinstance(network, MaskedMetric) else []
 
 
 def _about(network: nn.Module) -> _About:
     kind = type(network).__name__
     load = f'from milo_restore import {kind}\n\nnetwork = {kind}.from_pretrained("{{name}}")'
-    if isinstance(network, MaskedError):
+    if isinstance(network, MaskedMetric):
         if any(value.dtype != torch.float32 for value in (*network.parameters(), *network.buffers())):
             mend = "Make it without compute_dtype, and give it before .half() and the like"
             raise ConfigError("holds weights that are not float32", where=kind, mend=mend)
@@ -156,7 +156,7 @@ def _about(network: nn.Module) -> _About:
     raise ConfigError("is none of the networks that this project uploads", where=kind, mend=mend)
 
 
-def _recorded(metric: MaskedError) -> dict[str, str]:
+def _recorded(metric: MaskedMetric) -> dict[str, str]:
     """What the file of the weights says of them; where it has been replaced since, what the metric remembers."""
     if metric.weights is None:
         return {}

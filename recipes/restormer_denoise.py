@@ -138,7 +138,7 @@ def main(config: Config, run: RunArguments) -> int:
         replace_file(run.output / "run.json", json.dumps({"steps": result.step, **used}, indent=1) + "\n")
         write_png(run.output / "samples" / "final.png", picture(model))
         print(comparison_table(results, words))
-        print(f"run folder: {run.output}; milo-restore report {run.output} --out report.html shows the pictures")
+        print(f"run folder: {run.output}; milo-restore report {run.output} --output report.html shows the pictures")
     return 0
 
 

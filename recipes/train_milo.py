@@ -28,7 +28,7 @@ from milo_restore.config import dump_config
 from milo_restore.data import load_collection
 from milo_restore.data.kadid import GeneratorName
 from milo_restore.files.write import replace_file
-from milo_restore.metric import MaskedError
+from milo_restore.metric import MaskedMetric
 from milo_restore.metric.ensemble import PseudoMOS
 from milo_restore.models.diffbir.vae import load_encoder
 from milo_restore.opinions.datasets import opinion_pairs
@@ -208,7 +208,7 @@ def main(config: Config, run: RunArguments) -> int:
         state.wait_for_everyone()
     held_out = validation(config, unseen, teacher, encode, mask)
 
-    def evaluate(metric: MaskedError) -> dict[str, float]:
+    def evaluate(metric: MaskedMetric) -> dict[str, float]:
         found = agreement(metric, held_out, state.device)
         return found if guide is None else found | mask_agreement(metric, held_out, state.device)
 
@@ -230,7 +230,7 @@ def report(
     config: Config,
     output: Path,
     rows: dict[str, dict[str, float]],
-    evaluate: Callable[[MaskedError], dict[str, float]],
+    evaluate: Callable[[MaskedMetric], dict[str, float]],
     held_out: HeldOut,
     teacher: PseudoMOS,
 ) -> None:

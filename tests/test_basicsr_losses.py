@@ -15,8 +15,8 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils.registry import LOSS_REGISTRY
 
 from milo_restore import MILOLoss as Plain
-from milo_restore.basicsr import curriculum, door
-from milo_restore.basicsr.losses import MILOLoss
+from milo_restore.basicsr import curriculum, door, losses
+from milo_restore.basicsr.losses import BasicSRMILOLoss
 from milo_restore.errors import ConfigError
 
 MINI = {"type": "MILOLoss", "weights": "mini"}
@@ -143,10 +143,15 @@ def test_importing_and_installing_twice_is_harmless():
     door.install()
     curriculum.install(BaseModel)
     assert BaseModel.update_learning_rate is hooked
-    assert LOSS_REGISTRY.get("MILOLoss") is MILOLoss
+    assert LOSS_REGISTRY.get("MILOLoss") is BasicSRMILOLoss
     code = "import milo_restore.basicsr, importlib; importlib.reload(milo_restore.basicsr); print('fine')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
     assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
+
+
+def test_the_former_name_of_the_class_still_works():
+    with pytest.warns(FutureWarning, match=r"losses\.MILOLoss is now BasicSRMILOLoss"):
+        assert losses.MILOLoss is BasicSRMILOLoss
 
 
 def test_a_users_own_loss_of_that_name_stays(monkeypatch):

@@ -14,8 +14,7 @@ from conftest import REPOSITORY
 from torch import nn
 
 from milo_restore.basicsr.batches import Mixup, read_mixup, read_stages, shrink, stage_at
-from milo_restore.basicsr.losses import MILOLoss as BasicSRMILOLoss
-from milo_restore.basicsr.losses import keys_of
+from milo_restore.basicsr.losses import BasicSRMILOLoss, keys_of
 from milo_restore.basicsr.options import swap_loss
 from milo_restore.basicsr.schedulers import CosineAnnealingRestartCyclicLR
 from milo_restore.errors import ConfigError, DataError

@@ -150,15 +150,44 @@ def test_score_of_latent_folders(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].split()[:4] == ["mean", "of", "2", "0.0000000"]
 
 
+@pytest.mark.golden
+def test_score_and_evaluate_pair_alike(shared, capsys, tmp_path):
+    pairs = shared / "cases" / "pairs"
+    assert main(["score", str(pairs / "ref"), str(pairs / "out"), "--weights", "mini"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed[2:4]] == ["0801", "0802"]
+    folders = ["--ref", str(pairs / "ref"), "--pred", str(pairs / "out")]
+    out = tmp_path / "results.json"
+    assert main(["evaluate", *folders, "--metrics", "milo:mini", "--output", str(out), "--cache", str(tmp_path)]) == 0
+    rows = json.loads(out.read_text())["images"]
+    assert [row["name"] for row in rows] == ["0801.png", "0802.png"]
+    for line, row in zip(printed[2:4], rows):
+        assert float(line.split()[1]) == pytest.approx(row["values"]["milo:mini"], abs=1e-7)
+
+
+def test_score_pairs_latents_with_the_folders_endings(tmp_path, capsys):
+    save_file(LatentMILO.untrained().state_dict(), tmp_path / "own.safetensors")
+    latents = torch.randn(2, 4, 16, 16)
+    for folder in ("ref", "dist"):
+        (tmp_path / folder).mkdir()
+    for name, latent in zip("xy", latents):
+        np.save(tmp_path / "ref" / f"{name}.npy", latent.numpy())
+        save_file({"z": latent}, tmp_path / "dist" / f"{name}_SwinIR.safetensors")
+    arguments = [tmp_path / "ref", tmp_path / "dist", "--latent", "--weights", tmp_path / "own.safetensors"]
+    assert main(["score", *map(str, arguments)]) == 0
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()[2:4]]
+    assert lines == [["x", "0.0000000"], ["y", "0.0000000"]]
+
+
 def test_score_names_what_has_no_counterpart(folders, capsys, own_weights):
     reference, distorted = folders
     (distorted / "a.bmp").unlink()
     line = fails(capsys, "score", reference, distorted, "--weights", own_weights)
-    assert f"{distorted}: 1 of 3 have no counterpart: a." in line
+    assert f"{distorted} has no counterpart of a.png. Files are paired by name" in line
     (reference / "b.png").unlink()
     (reference / "a.png").unlink()
     line = fails(capsys, "score", reference, distorted, "--weights", own_weights)
-    assert f"{reference}: 1 of 2 have no counterpart: b." in line
+    assert f"{reference} has no counterpart of b.bmp. Files are paired by name" in line
 
 
 def test_score_refuses_two_files_of_one_stem(folders, capsys, own_weights):
@@ -392,7 +421,7 @@ def test_interruption(folders, capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("milo_restore.cli.score.find_pairs", interrupt)
+    monkeypatch.setattr("milo_restore.measure.folders.find_pairs", interrupt)
     assert main(["score", *map(str, folders)]) == 130
     assert capsys.readouterr().err == "milo-restore: interrupted\n"
 

@@ -73,8 +73,8 @@ def test_every_pair_comes_once_an_epoch():
     wanted = {Pair(r, d, level) for r in (0, 1) for d in (3, 11) for level in range(1, 6)}
     assert set(first) == set(second) == wanted
     assert first != second
-    assert pairs.of(1) == [pair for pair in (pairs.pair(i) for i in range(20)) if pair.reference == 1]
-    assert all(pairs.of(pair.reference)[pairs.place(pair)] == pair for pair in wanted)
+    assert pairs.pairs_of(1) == [pair for pair in (pairs.pair(i) for i in range(20)) if pair.reference == 1]
+    assert all(pairs.pairs_of(pair.reference)[pairs.index_of(pair)] == pair for pair in wanted)
 
 
 def test_a_star_gives_each_reference_one_distortion_for_ever():
@@ -86,7 +86,7 @@ def test_a_star_gives_each_reference_one_distortion_for_ever():
     assert {pairs.at(300 + i) for i in range(300)} == set(drawn.values())
     assert {pair.distortion for pair in drawn.values()} == set(range(1, 26))
     assert {pair.level for pair in drawn.values()} == {1, 2, 3, 4, 5}
-    assert pairs.of(7) == [drawn[7]]
+    assert pairs.pairs_of(7) == [drawn[7]]
 
 
 def test_a_sample_is_a_crop_of_the_distorted_square():

@@ -54,7 +54,9 @@ def test_the_mask_as_a_constant_is_another_loss(pair):
         gradients.append((loss.item(), prediction.grad))
     assert gradients[0][0] == pytest.approx(gradients[1][0])
     mask = MILOLoss("mini").mask(*pair)
-    by_hand = mask * (pair[0] - pair[1]).sign() / pair[0].numel()
+    assert mask.min() > 0
+    assert mask.max() < 1
+    by_hand = 4 * mask * (pair[0] - pair[1]).sign() / pair[0].numel()
     torch.testing.assert_close(gradients[1][1], by_hand, atol=1e-9, rtol=1e-4)
     cosine = torch.cosine_similarity(gradients[0][1].flatten(), gradients[1][1].flatten(), dim=0)
     assert cosine < 0.99
@@ -70,6 +72,20 @@ def test_curriculum_follows_the_formula(pair, kind):
         expected = 4 * (((1 - a) * (1 - m) + a * m) * (pair[0] - pair[1]).abs()).mean()
         torch.testing.assert_close(loss(*pair, step=step), expected)
     torch.testing.assert_close(loss(*pair, step=200), MILOLoss("mini")(*pair))
+
+
+def test_the_mask_of_a_loss_is_the_metrics_over_its_scales(pair):
+    loss = MILOLoss("mini")
+    assert torch.equal(4 * loss.mask(*pair), loss.metric.mask(*pair))
+
+
+def test_the_former_name_of_blend_still_works():
+    curriculum, mask = Curriculum("linear", 10), torch.rand(2, 1, 4, 4)
+    with pytest.warns(FutureWarning, match=r"Curriculum\.weights is now Curriculum\.blend") as caught:
+        former = curriculum.weights(mask, 3)
+    assert caught[0].filename == __file__
+    torch.testing.assert_close(former, 0.7 * (1 - mask) + 0.3 * mask)
+    assert torch.equal(former, curriculum.blend(mask, 3))
 
 
 def test_curriculum_between_two_steps():

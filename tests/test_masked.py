@@ -1,4 +1,4 @@
-"""The masking-enhanced metrics against upstream's own outputs, and what they refuse."""
+"""The E-metrics against upstream's own outputs, and what they refuse."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from milo_restore.errors import ConfigError, DataError, WeightsError
-from milo_restore.metric import ENHANCED, load_enhanced
+from milo_restore.metric import E_PIXEL, load_e_pixel
 from milo_restore.metric.e_pixel import EMAE, EMSE, EPSNR, ESSIM
 
 CLASSES = {"e-mae": EMAE, "e-mse": EMSE, "e-psnr": EPSNR, "e-ssim": ESSIM}
@@ -25,10 +25,10 @@ def golden(shared):
 
 @pytest.fixture(scope="module")
 def official(shared):
-    return {name: load_enhanced(name) for name in ENHANCED}
+    return {name: load_e_pixel(name) for name in E_PIXEL}
 
 
-@pytest.fixture(params=ENHANCED)
+@pytest.fixture(params=E_PIXEL)
 def untrained(request):
     return CLASSES[request.param]().freeze()
 
@@ -84,7 +84,7 @@ def test_mos_falls_as_noise_rises(official, golden, name, identical):
     assert scores == sorted(scores, reverse=True)
     assert scores[0] - scores[-1] > 2
     raw = [metric(image, reference=reference).item() for image in levels]
-    assert raw == sorted(raw, reverse=not metric.lower_better)
+    assert raw == sorted(raw, reverse=metric.higher_is_better)
 
 
 @pytest.mark.golden
@@ -118,7 +118,7 @@ def test_dropped_weights_change_no_score(official, shared, golden):
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("name", ENHANCED)
+@pytest.mark.parametrize("name", E_PIXEL)
 def test_gradient(official, golden, name):
     metric, reference = official[name], golden["0.ref"]
     image = golden["0.dist"].clone().requires_grad_()
@@ -141,38 +141,38 @@ def test_official_is_found_checked_and_named(official, shared, tmp_path, monkeyp
     monkeypatch.setenv("MILO_RESTORE_ASSETS", str(tmp_path))
     shutil.copy(shared / "weights/enhanced_iqm/MAE.pth", tmp_path / "E_MAE.pth")  # the same shapes
     with pytest.raises(WeightsError, match=r"E_MAE\.pth: is damaged or another file"):
-        load_enhanced("e-mae")
+        load_e_pixel("e-mae")
 
 
 @pytest.mark.golden
 def test_files_of_other_metrics_are_refused(shared):
     with pytest.raises(WeightsError, match=r"E_MSE\.pth: holds the weights of e-mse, not of e-mae"):
-        load_enhanced("e-mae", shared / "weights/enhanced_iqm/E_MSE.pth")
+        load_e_pixel("e-mae", shared / "weights/enhanced_iqm/E_MSE.pth")
     with pytest.raises(WeightsError, match=r"MILO\.pth: holds the weights of milo, not of e-ssim"):
-        load_enhanced("e-ssim", shared / "weights/milo/MILO.pth")
+        load_e_pixel("e-ssim", shared / "weights/milo/MILO.pth")
 
 
 def test_another_architecture_is_refused(tmp_path):
     torch.save({"mask_finder_1.conv1.0.weight": torch.zeros(32, 6, 3, 3)}, tmp_path / "small.pth")
     with pytest.raises(WeightsError, match=r"small\.pth: does not fit EPSNR"):
-        load_enhanced("e-psnr", tmp_path / "small.pth")
+        load_e_pixel("e-psnr", tmp_path / "small.pth")
 
 
 def test_own_files_load(tmp_path):
     fresh = ESSIM()
     torch.save(fresh.state_dict(), tmp_path / "own.pth")
     image, reference = torch.rand(2, 3, 24, 24), torch.rand(2, 3, 24, 24)
-    loaded = load_enhanced("e-ssim", tmp_path / "own.pth")
+    loaded = load_e_pixel("e-ssim", tmp_path / "own.pth")
     torch.testing.assert_close(loaded(image, reference=reference), fresh(image, reference=reference))
 
 
 def test_unknown_metrics():
     with pytest.raises(ConfigError, match="'e-vgg': no such .*without a scaler"):
-        load_enhanced("e-vgg")
+        load_e_pixel("e-vgg")
     with pytest.raises(ConfigError, match="Known: e-mae, e-mse, e-psnr, e-ssim"):
-        load_enhanced("mae")
+        load_e_pixel("mae")
     with pytest.raises(WeightsError, match="no mini weights"):
-        load_enhanced("e-mae", "mini")
+        load_e_pixel("e-mae", "mini")
 
 
 def test_scores_of_a_batch_are_those_of_its_images(untrained):

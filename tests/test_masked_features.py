@@ -19,7 +19,7 @@ from milo_restore.errors import ConfigError, DataError, WeightsError
 from milo_restore.files import registry
 from milo_restore.files.hashes import git_blob_of, sha256_of
 from milo_restore.measure.metrics import MetricUnavailable, find_metric, load_metric
-from milo_restore.metric import FEATURE_METRICS, load_feature_metric
+from milo_restore.metric import E_FEATURES, load_e_features
 from milo_restore.metric.e_features import CHANNELS, EDISTS, ELPIPS, EVGG, L2Pool
 
 CLASSES = {"e-vgg": EVGG, "e-lpips": ELPIPS, "e-dists": EDISTS}
@@ -190,9 +190,9 @@ def backbone(published, tmp_path, monkeypatch):
     return path
 
 
-@pytest.mark.parametrize("name", FEATURE_METRICS)
+@pytest.mark.parametrize("name", E_FEATURES)
 def test_published_files_fill_the_metric(published, backbone, name):
-    metric = load_feature_metric(name)
+    metric = load_e_features(name)
     masks = torch.load(published / metric.file, weights_only=True)
     assert torch.equal(metric.mask_networks[4][2].weight, masks["mask_finder_5.conv2.0.weight"])
     assert torch.equal(metric.mask_networks[-1][4].bias, masks[f"mask_finder_{len(metric.channels)}.conv3.0.bias"])
@@ -229,7 +229,7 @@ def test_another_file_is_refused_by_its_hash(published, backbone):
     content[-50] ^= 1
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=r"E_VGG\.pth: is damaged or another file \(git blob"):
-        load_feature_metric("e-vgg")
+        load_e_features("e-vgg")
 
 
 def test_a_file_that_does_not_fill_all_masks_is_refused(published, backbone, tmp_path):
@@ -237,21 +237,21 @@ def test_a_file_that_does_not_fill_all_masks_is_refused(published, backbone, tmp
     missing = {key: value for key, value in state.items() if not key.startswith("mask_finder_3.conv2")}
     torch.save(missing, tmp_path / "missing.pth")
     with pytest.raises(WeightsError, match="does not fit e-lpips's masks: 2 missing: "):
-        load_feature_metric("e-lpips", tmp_path / "missing.pth")
+        load_e_features("e-lpips", tmp_path / "missing.pth")
     torch.save({**state, "mask.weight": torch.zeros(1)}, tmp_path / "strange.pth")
     with pytest.raises(WeightsError, match=r"holds 'mask\.weight', which is no part of e-lpips"):
-        load_feature_metric("e-lpips", tmp_path / "strange.pth")
+        load_e_features("e-lpips", tmp_path / "strange.pth")
     with pytest.raises(WeightsError, match="does not fit e-dists's masks: "):
-        load_feature_metric("e-dists", published / "E_LPIPS.pth")
+        load_e_features("e-dists", published / "E_LPIPS.pth")
 
 
 def test_what_is_missing_says_where_it_belongs(published, backbone, monkeypatch, tmp_path):
     (published / "DISTS.pth").unlink()
     with pytest.raises(WeightsError, match=r"DISTS\.pth: is not there\. Run .*fetch dists', or get http.*enhanced_iqm"):
-        load_feature_metric("e-dists")
+        load_e_features("e-dists")
     backbone.write_bytes(backbone.read_bytes()[:-10])
     with pytest.raises(WeightsError, match=r"vgg16-397923af\.pth: is damaged"):
-        load_feature_metric("e-vgg")
+        load_e_features("e-vgg")
     backbone.unlink()
 
     def offline(*arguments, **options):
@@ -259,13 +259,13 @@ def test_what_is_missing_says_where_it_belongs(published, backbone, monkeypatch,
 
     monkeypatch.setattr(pooch, "retrieve", offline)
     with pytest.raises(WeightsError, match=r"vgg16-397923af\.pth cannot be downloaded .*Where there is a network, run"):
-        load_feature_metric("e-vgg")
+        load_e_features("e-vgg")
     with pytest.raises(ConfigError, match="Known: e-vgg, e-lpips, e-dists"):
-        load_feature_metric("e-deepwsd")
+        load_e_features("e-deepwsd")
 
 
 def test_evaluate_offers_them(published, backbone, tmp_path, monkeypatch):
-    assert all(find_metric(name).reference for name in FEATURE_METRICS)
+    assert all(find_metric(name).reference for name in E_FEATURES)
     metric = load_metric("e-lpips")
     assert (metric.reference, metric.lower_better) == (True, True)
     (published / "E_LPIPS.pth").unlink()

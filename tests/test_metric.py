@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from milo_restore import MILO, LatentMILO
+from milo_restore import MILO, LatentMILO, metric
 from milo_restore.errors import ConfigError, DataError, WeightsError
 from milo_restore.metric import Agreement
 
@@ -276,6 +276,23 @@ def test_videos_are_scored_frame_by_frame(mini, channels):
         mini(image, reference[:, :2])
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 19, 24), (2, 1, 19, 24), (2, 3, 3, 16, 17)])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_scores_in_one_pass_are_the_separate_ones(shape, reduction):
+    metric = MILO("mini", reduction=reduction)
+    image, reference = torch.rand(shape), torch.rand(shape)
+    expected = [method(image, reference) for method in (metric, metric.quality, metric.mos)]
+    passes = []
+    metric.mask_network.register_forward_hook(lambda *_: passes.append(1))
+    metric(image, reference)
+    one = len(passes)
+    scores = metric.scores(image, reference)
+    assert len(passes) == 2 * one > 0
+    assert scores._fields == ("raw_error", "quality", "mos")
+    for score, separate in zip(scores, expected, strict=True):
+        assert torch.equal(score, separate)
+
+
 @pytest.mark.parametrize(("image", "reference", "grey"), [(1, 3, "image"), (3, 1, "reference")])
 def test_grey_against_colour_is_refused(mini, image, reference, grey):
     with pytest.raises(DataError, match=rf"channels differ: image {image}, reference {reference}.*{grey}\.expand"):
@@ -326,3 +343,12 @@ def test_agreement_is_read_from_the_file(tmp_path, mini):
 def test_auto_is_never_for_latents():
     with pytest.raises(ConfigError, match="different VAEs"):
         LatentMILO("auto")
+
+
+@pytest.mark.parametrize("name", list(metric._FORMER))
+def test_former_names_still_work_and_warn(name):
+    with pytest.warns(FutureWarning, match=rf"milo_restore\.metric\.{name} is now {metric._FORMER[name]};") as caught:
+        former = getattr(metric, name)
+    assert former is getattr(metric, metric._FORMER[name])
+    assert caught[0].filename == __file__
+    assert name not in metric.__all__

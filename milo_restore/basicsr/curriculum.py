@@ -18,7 +18,7 @@ def install(base_model: Any) -> None:
     """Let ``BaseModel.update_learning_rate`` tell the model's losses first. Harmless to repeat.
 
     A model class that overrides it without calling ``super()`` tells nothing; so does a basicsr without that method.
-    A curriculum then stops with an error, see `MILOLoss`.
+    A curriculum then stops with an error, see `BasicSRMILOLoss`.
 
     Args:
         base_model: a basicsr's class of that name.

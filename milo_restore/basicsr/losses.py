@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from milo_restore import loss as losses
-from milo_restore.errors import ConfigError
+from milo_restore.errors import ConfigError, warn_renamed
 from milo_restore.train.watch import GamingWatch
 
-__all__ = ["BasicSRLoss", "LPIPSLoss", "MILOLoss", "keys_of"]
+__all__ = ["BasicSRLoss", "BasicSRMILOLoss", "LPIPSLoss", "keys_of"]
 
 _UNTOLD = "Train with BasicSR's own models, which call BaseModel.update_learning_rate before every iteration"
 
@@ -67,7 +67,7 @@ class BasicSRLoss(nn.Module):
         return (value, None) if self.returns_pair else value
 
 
-class MILOLoss(BasicSRLoss):
+class BasicSRMILOLoss(BasicSRLoss):
     """`milo_restore.MILOLoss` for BasicSR, in ``pixel_opt`` or ``perceptual_opt``.
 
     It keeps what `milo_restore.basicsr.watch` reads for the log.
@@ -181,6 +181,9 @@ class MILOLoss(BasicSRLoss):
         return self.inner.curriculum.position(self.iteration)
 
 
+BasicSRMILOLoss.__name__ = "MILOLoss"  # by which BasicSR registers a class, and logs it
+
+
 class LPIPSLoss(BasicSRLoss):
     """`milo_restore.LPIPSLoss` for BasicSR: v0.1 of the ``lpips`` package.
 
@@ -211,6 +214,13 @@ class LPIPSLoss(BasicSRLoss):
             raise ConfigError(f"{net!r} is neither 'alex' nor 'vgg'", where="LPIPSLoss, key 'net'")
         weight = _number(loss_weight, "loss_weight")
         self.inner = losses.LPIPSLoss(net, weight, reduction)  # type: ignore[arg-type]  # checked there
+
+
+def __getattr__(name: str) -> Any:
+    if name != "MILOLoss":
+        raise AttributeError(f"module 'milo_restore.basicsr.losses' has no attribute {name!r}")
+    warn_renamed("milo_restore.basicsr.losses.MILOLoss", "BasicSRMILOLoss")
+    return BasicSRMILOLoss
 
 
 def keys_of(loss: type[BasicSRLoss]) -> list[str]:

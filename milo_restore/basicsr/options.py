@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from milo_restore.basicsr.losses import LPIPSLoss, MILOLoss, keys_of
+from milo_restore.basicsr.losses import BasicSRMILOLoss, LPIPSLoss, keys_of
 from milo_restore.config import read_yaml
 from milo_restore.errors import ConfigError
 
@@ -26,7 +26,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 """What ``--loss`` may name, and what it puts into ``train.pixel_opt``."""
 
 _SHARED = ["loss_weight", "reduction"]
-_KEYS = {"L1Loss": _SHARED, "MSELoss": _SHARED, "MILOLoss": keys_of(MILOLoss), "LPIPSLoss": keys_of(LPIPSLoss)}
+_KEYS = {"L1Loss": _SHARED, "MSELoss": _SHARED, "MILOLoss": keys_of(BasicSRMILOLoss), "LPIPSLoss": keys_of(LPIPSLoss)}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from torch import Tensor
 
-from milo_restore.basicsr.losses import MILOLoss
+from milo_restore.basicsr.losses import BasicSRMILOLoss
 
 __all__ = ["install"]
 
@@ -81,7 +81,7 @@ def _validating(original: Any) -> Any:
     return validation
 
 
-def _introduce(model: Any, slot: str, loss: MILOLoss, means: Mapping[str, float]) -> None:
+def _introduce(model: Any, slot: str, loss: BasicSRMILOLoss, means: Mapping[str, float]) -> None:
     """Say once how large the loss is, what keeps its balance with others, and what its values mean."""
     if loss.measured:
         return
@@ -118,9 +118,9 @@ def _psnr(image: Tensor, target: Tensor) -> float:
     return float(-10 * error.clamp_min(1e-10).log10())
 
 
-def _losses(model: Any) -> Iterator[tuple[str, MILOLoss]]:
+def _losses(model: Any) -> Iterator[tuple[str, BasicSRMILOLoss]]:
     """Attributes of a BasicSR model that are ours, by name."""
-    return ((slot, value) for slot, value in vars(model).items() if isinstance(value, MILOLoss))
+    return ((slot, value) for slot, value in vars(model).items() if isinstance(value, BasicSRMILOLoss))
 
 
 def _warn(line: str | None) -> None:

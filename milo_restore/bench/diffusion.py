@@ -1,4 +1,4 @@
-"""What MILO's latent mask costs in a training step of DiffBIR, beside MSE and beside losses on decoded images."""
+"""Cost of MILO's latent mask in a training step of DiffBIR, beside MSE and beside losses on decoded images."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _row(
 
 @torch.no_grad()
 def cosine_rows(weights: str) -> dict[str, Any]:
-    """How far MILO's losses are from MSE in the shipped tiny world: on its control's predictions.
+    """Cosines between the gradients of MILO's losses and MSE's, on predictions of the shipped tiny world's control.
 
     Args:
         weights: LatentMILO's. ``official`` know Stable Diffusion's latents and say nothing of these: ``mini`` then.

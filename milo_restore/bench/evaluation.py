@@ -104,7 +104,7 @@ def _ours(program: Sequence[str], folder: Path, metrics: Sequence[str], settings
     shutil.rmtree(cache, ignore_errors=True)
     names = [f"milo:{settings.weights}" if name == "milo" else name for name in metrics]
     words = ["evaluate", "--pred", str(folder / "pred"), "--ref", str(folder / "ref"), "--metrics", *names]
-    words += ["--cache", str(cache), "--device", settings.device, "--out", str(folder / "results.json")]
+    words += ["--cache", str(cache), "--device", settings.device, "--output", str(folder / "results.json")]
     _run([*program, *words], settings)
 
 

@@ -1,4 +1,4 @@
-"""What MILO costs here as a loss, against its plain form, LPIPS and a Restormer step."""
+"""Cost of MILO as a loss on this machine, against its plain form, LPIPS and a Restormer step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ALEX, VGG = "LPIPS-AlexNet", "LPIPS-VGG"
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What is measured.
+    """Settings of the benchmark.
 
     Attributes:
         width: of the loss's images, in pixels.

@@ -1,4 +1,4 @@
-"""What MILO adds to a training iteration of SwinIR's lightweight variant, the smallest network that people train."""
+"""Cost of MILO in a training iteration of SwinIR's lightweight variant, the smallest network that people train."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def peak_mib(step: Callable[[], Any], device: torch.device) -> float | None:
 
 
 def native_bfloat16(device: torch.device) -> bool | None:
-    """Whether the hardware multiplies bfloat16 itself; where not, it is emulated, correctly and slowly.
+    """True if the hardware multiplies bfloat16 itself; elsewhere it is emulated, correctly and slowly.
 
     None where torch cannot tell: CPUs that are not x86, torch before 2.6, devices other than cpu and cuda.
     """
@@ -90,7 +90,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def machine(threads: int, device: torch.device) -> dict[str, Any]:
-    """What it was measured on."""
+    """Description of the machine that was measured on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {"device": name, "threads": threads, "torch": torch.__version__}
 

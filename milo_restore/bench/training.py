@@ -1,4 +1,4 @@
-"""What training costs: whether two workers keep up with MILO's own, what the loop adds, and a step of Restormer."""
+"""Cost of training: the data of two workers against MILO's own step, the loop's overhead, and a step of Restormer."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ COMMANDS = {
     "map": Command(
         "milo_restore.cli.heatmap",
         "draw where the visible errors are, as a heat map",
-        "milo-restore map reference.png distorted.png --out runs/map.png",
+        "milo-restore map reference.png distorted.png --output runs/map.png",
     ),
     "levels": Command(
         "milo_restore.cli.levels",
@@ -49,7 +49,7 @@ COMMANDS = {
     "evaluate": Command(
         "milo_restore.cli.evaluate",
         "measure a folder of restored images with full- and no-reference metrics",
-        "milo-restore evaluate --pred restored/ --ref clean/ --metrics psnr ssim milo --out results.json",
+        "milo-restore evaluate --pred restored/ --ref clean/ --metrics psnr ssim milo --output results.json",
     ),
     "compare": Command(
         "milo_restore.cli.compare",
@@ -64,7 +64,7 @@ COMMANDS = {
     "report": Command(
         "milo_restore.cli.report",
         "make one HTML page of measured runs, with their pictures",
-        "milo-restore report runs/mae runs/milo --out runs/report.html",
+        "milo-restore report runs/mae runs/milo --output runs/report.html",
     ),
     "denoise": Command(
         "milo_restore.cli.denoise",
@@ -79,7 +79,7 @@ COMMANDS = {
     "convert": Command(
         "milo_restore.cli.convert",
         "convert DiffBIR's official checkpoints to diffusers folders",
-        "milo-restore convert diffbir v2.pth --base v2-1_512-ema-pruned.ckpt --out diffbir-v2/",
+        "milo-restore convert diffbir v2.pth --base v2-1_512-ema-pruned.ckpt --output diffbir-v2/",
     ),
     "basicsr": Command(
         "milo_restore.cli.basicsr",

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Stable Diffusion 2.1-base (for v2.1 its zero-SNR variant): a folder in diffusers' format, or a .ckpt or "
         ".safetensors in the original one; not for general_full_v1.ckpt, which holds its own",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
+    parser.add_argument("--output", "--out", type=Path, required=True, metavar="DIR", help="the folder to make")
     parser.add_argument(
         "--version", choices=VERSIONS, help="DiffBIR's version, where the checkpoint has no published file name"
     )
@@ -38,7 +38,7 @@ def main(arguments: argparse.Namespace) -> int:
     out = convert_diffbir(
         arguments.checkpoint,
         arguments.base,
-        arguments.out,
+        arguments.output,
         arguments.version,
         tokenizer=arguments.tokenizer,
         report=lambda line: print(line, file=sys.stderr, flush=True),

@@ -31,7 +31,7 @@ _NAMED = 8
 
 @dataclass(frozen=True)
 class Run:
-    """What was measured: the pairs, how many the data set has, the metrics' results, and metrics that could not be."""
+    """The pairs, how many the data set has, the metrics' results, and the metrics that could not be measured."""
 
     pairs: list[OpinionPair]
     of: int

@@ -106,7 +106,7 @@ def check_versions() -> list[Finding]:
 
 
 def check_basicsr() -> list[Finding]:
-    """Whether basicsr imports, by what means, and which of the packages of that name it is."""
+    """Check that basicsr imports, and say by what means and which of the packages of that name it is."""
     spec = importlib.util.find_spec("basicsr")
     if spec is None:
         return [Finding("bad", "no basicsr can be imported", "pip install basicsr==1.4.2")]
@@ -162,7 +162,7 @@ def check_devices() -> list[Finding]:
 
 
 def check_metric() -> list[Finding]:
-    """Whether MILO runs with the authors' weights (never downloaded here) or with the shipped ones."""
+    """Check that MILO runs, with the authors' weights (never downloaded here) or with the shipped ones."""
     import torch
 
     from milo_restore import MILO

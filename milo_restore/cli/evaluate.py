@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="psnr, ssim, milo, milo:PATH, st-lpips, ..., or any metric of pyiqa by its exact name; see --list-metrics",
     )
     add_list_metrics(parser)
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="results.json to write")
+    parser.add_argument("--output", "--out", required=True, type=Path, metavar="FILE", help="results.json to write")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write one line per image, too")
     parser.add_argument(
         "--skip-unavailable", action="store_true", help="go on without metrics whose weights or package are missing"
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Measure, write, and print the table."""
-    for file in (arguments.out, arguments.csv):
+    for file in (arguments.output, arguments.csv):
         if file is not None:
             check_target(file)
     device = _start(arguments.device)
@@ -97,7 +97,7 @@ def main(arguments: argparse.Namespace) -> int:
     if os.environ.get("RANK", "0") != "0":
         return 0
     results = make_results(folders, images, metrics, unavailable, protocol, measured, device)
-    replace_file(arguments.out, to_json(results))
+    replace_file(arguments.output, to_json(results))
     if arguments.csv is not None:
         replace_file(arguments.csv, to_csv(results))
     print(f"{counted(len(images))} of {arguments.pred}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from milo_restore.cli.metric import add_metric_arguments, load_metric, pair_error, read_pair
+from milo_restore.cli.metric import add_metric_arguments, load_milo, pair_error, read_pair
 from milo_restore.errors import ConfigError, DataError
 from milo_restore.files.write import check_target
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("reference", metavar="REF", type=Path, help="the undistorted image")
     parser.add_argument("distorted", metavar="DIST", type=Path, help="the distorted image")
-    parser.add_argument("--out", metavar="MAP.png", type=Path, required=True, help="the picture to write")
+    parser.add_argument("--output", "--out", metavar="MAP.png", type=Path, required=True, help="the picture to write")
     parser.add_argument("--mask", action="store_true", help="the mask, how visible an error would be, in (0, 4)")
     parser.add_argument(
         "--top",
@@ -43,14 +43,14 @@ def main(arguments: argparse.Namespace) -> int:
     top = arguments.top if arguments.top is not None else MASK_TOP if arguments.mask else MAP_TOP
     if not 0 < top < float("inf"):
         raise ConfigError(f"must be a positive number, got {top}", where="--top")
-    if arguments.out.suffix.lower() != ".png":
-        raise DataError("pictures are written as PNG", where=arguments.out, mend="Use a name that ends in .png")
-    check_target(arguments.out)
+    if arguments.output.suffix.lower() != ".png":
+        raise DataError("pictures are written as PNG", where=arguments.output, mend="Use a name that ends in .png")
+    check_target(arguments.output)
     for path in (arguments.reference, arguments.distorted):
         if path.is_dir():
             raise DataError("is a folder", where=path, mend="A map is of one image: give two files")
     pair = read_pair(arguments.reference, arguments.distorted, latent=arguments.latent)
-    metric, device = load_metric(arguments.weights, latent=arguments.latent, device=arguments.device)
+    metric, device = load_milo(arguments.weights, latent=arguments.latent, device=arguments.device)
     image, reference = (tensor.to(device) for tensor in pair)
     try:
         with torch.no_grad():
@@ -61,7 +61,8 @@ def main(arguments: argparse.Namespace) -> int:
     if not arguments.no_scale:
         title = f"{type(metric).__name__} {'mask' if arguments.mask else 'map'}"
         picture = with_colour_bar(picture, top, title)
-    write_png(arguments.out, picture)
+    write_png(arguments.output, picture)
     print(f"metric: {type(metric).__name__}, weights: {metric.weights}")
-    print(f"{arguments.out}: 0 (black) to {top:g} (pale yellow); mean {values.mean():.6f}, largest {values.max():.6f}")
+    ends = f"0 (black) to {top:g} (pale yellow)"
+    print(f"{arguments.output}: {ends}; mean {values.mean():.6f}, largest {values.max():.6f}")
     return 0

@@ -1,4 +1,4 @@
-"""What commands that turn a folder of images into another share: which images, what is done already, the record."""
+"""Jobs of the commands that turn one folder of images into another: the images, those done already, the record."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def usable(jobs: list[Job], minimum: int, *, skip: bool) -> list[Job]:
 
 
 def write_record(record: Path, settings: dict[str, Any], *, resume: bool) -> None:
-    """What the results were made with, beside them; a run that goes on must go on with the same.
+    """Write the settings beside the results; a run that goes on must go on with the same.
 
     Raises:
         ConfigError: under --resume, something differs.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from milo_restore.cli.metric import add_metric_arguments, load_metric
+from milo_restore.cli.metric import add_metric_arguments, load_milo
 from milo_restore.errors import ConfigError, DataError
 from milo_restore.files.write import check_target, replace_file
 
@@ -30,22 +30,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "KADID-10k's 25 distortions at five levels. Without arguments: list them. With --sheet: draw them all. With "
         "--distortion: MILO's predicted mean opinion score against the level, of one distortion or of all, as a table "
-        "and with --plot as a figure; or with --level and --out: write one distorted image. With --check: compare with "
-        "a copy of the data set."
+        "and with --plot as a figure; or with --level and --output: write one distorted image. With --check: compare "
+        "with a copy of the data set."
     )
     parser.add_argument(
         "images",
         metavar="IMAGE",
         nargs="*",
         type=Path,
-        help="any number for --plot, one for --sheet and --out (default: photographs that come with scikit-image)",
+        help="any number for --plot, one for --sheet and --output (default: photographs that come with scikit-image)",
     )
     parser.add_argument("--sheet", metavar="SHEET.png", type=Path, help="draw all 25 distortions x 5 levels")
-    parser.add_argument("--distortion", metavar="NUMBER|NAME|all", help="for --plot and --csv; for --out, one of them")
+    parser.add_argument("--distortion", metavar="NUMBER|NAME|all", help="one of them; for --plot and --csv also all")
     parser.add_argument("--plot", metavar="PLOT.png", type=Path, help="draw predicted MOS against level")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write predicted MOS, one line per image and level")
-    parser.add_argument("--level", metavar="1..5", type=int, help="the level for --out")
-    parser.add_argument("--out", metavar="OUT.png", type=Path, help="write one distorted image")
+    parser.add_argument("--level", metavar="1..5", type=int, help="the level for --output")
+    parser.add_argument("--output", "--out", metavar="OUT.png", type=Path, help="write one distorted image")
     parser.add_argument(
         "--check",
         metavar="KADID_ROOT",
@@ -78,7 +78,7 @@ def main(arguments: argparse.Namespace) -> int:
         if arguments.sheet is None:
             print(distortion_table(arguments.generator))
         return 0
-    if arguments.out is not None:
+    if arguments.output is not None:
         _write_one(arguments, find_distortion(arguments.distortion))
     elif arguments.distortion == _ALL:
         _predict_all(arguments)
@@ -91,33 +91,33 @@ def _check(arguments: argparse.Namespace) -> None:
     """Refuse combinations that mean nothing, before any work is done."""
     if arguments.latent:
         raise ConfigError("distorts images, not latents", where="--latent", mend="Leave it out")
-    drawn = [arguments.images, arguments.sheet, arguments.plot, arguments.out, arguments.level]
+    drawn = [arguments.images, arguments.sheet, arguments.plot, arguments.output, arguments.level]
     if arguments.check is not None and any(drawn):
         raise ConfigError(
             "draws, writes and scores no image", where="--check", mend="Give --distortion and --csv at most"
         )
-    if (arguments.level is None) != (arguments.out is None):
-        raise ConfigError("--level and --out belong together", mend="Give both to write one distorted image")
-    for option in ("plot", "csv", "out"):
+    if (arguments.level is None) != (arguments.output is None):
+        raise ConfigError("--level and --output belong together", mend="Give both to write one distorted image")
+    for option in ("plot", "csv", "output"):
         if getattr(arguments, option) is not None and arguments.distortion is None and arguments.check is None:
             raise ConfigError("needs a distortion", where=f"--{option}", mend="Add for example --distortion 11")
-    if arguments.out is not None and arguments.distortion == _ALL:
-        raise ConfigError("writes one image, of one distortion", where="--out", mend="Give --distortion NUMBER")
-    if arguments.out is not None and (arguments.plot is not None or arguments.csv is not None):
-        raise ConfigError("writes one image and scores nothing", where="--out", mend="Leave out --plot and --csv")
+    if arguments.output is not None and arguments.distortion == _ALL:
+        raise ConfigError("writes one image, of one distortion", where="--output", mend="Give --distortion NUMBER")
+    if arguments.output is not None and (arguments.plot is not None or arguments.csv is not None):
+        raise ConfigError("writes one image and scores nothing", where="--output", mend="Leave out --plot and --csv")
     if arguments.images and arguments.sheet is None and arguments.distortion is None:
         raise ConfigError("nothing to do with these images", mend="Add --sheet SHEET.png or --distortion NUMBER")
     _check_targets(arguments)
 
 
 def _check_targets(arguments: argparse.Namespace) -> None:
-    if len(arguments.images) > 1 and (arguments.sheet is not None or arguments.out is not None):
-        option = "--sheet" if arguments.sheet is not None else "--out"
+    if len(arguments.images) > 1 and (arguments.sheet is not None or arguments.output is not None):
+        option = "--sheet" if arguments.sheet is not None else "--output"
         raise ConfigError(f"takes one image, got {len(arguments.images)}", where=option)
-    for path in (arguments.sheet, arguments.plot, arguments.out):
+    for path in (arguments.sheet, arguments.plot, arguments.output):
         if path is not None and path.suffix.lower() != ".png":
             raise DataError("pictures are written as PNG", where=path, mend="Use a name that ends in .png")
-    for path in (arguments.sheet, arguments.plot, arguments.out, arguments.csv):
+    for path in (arguments.sheet, arguments.plot, arguments.output, arguments.csv):
         if path is not None:
             check_target(path)
 
@@ -153,8 +153,8 @@ def _write_one(arguments: argparse.Namespace, kind: Distortion) -> None:
     from milo_restore.data import write_png
 
     (name, image), *_ = _images(arguments.images, 1)
-    write_png(arguments.out, _distort(name, image, kind, arguments.level, arguments))
-    print(f"{arguments.out}: {name}, {kind} = {kind.levels[arguments.level - 1]:g}")
+    write_png(arguments.output, _distort(name, image, kind, arguments.level, arguments))
+    print(f"{arguments.output}: {name}, {kind} = {kind.levels[arguments.level - 1]:g}")
 
 
 def distortion_table(generator: str = "published") -> str:
@@ -182,7 +182,7 @@ def _predict(arguments: argparse.Namespace, kind: Distortion) -> None:
 
     images = _images(arguments.images, 3)
     steps = [_steps(name, image, kind, arguments) for name, image in images]
-    metric, device = load_metric(arguments.weights, latent=False, device=arguments.device)
+    metric, device = load_milo(arguments.weights, latent=False, device=arguments.device)
     lines = [predictions(metric, device, name, step, kind) for (name, _), step in zip(images, steps)]
     print(f"metric: {type(metric).__name__}, weights: {metric.weights}")
     print(f"predicted MOS, {kind} ({arguments.generator}); level 0 is the image itself")
@@ -202,7 +202,7 @@ def _predict_all(arguments: argparse.Namespace) -> None:
     from milo_restore.show.text import text_table
 
     images = _images(arguments.images, 3)
-    metric, device = load_metric(arguments.weights, latent=False, device=arguments.device)
+    metric, device = load_milo(arguments.weights, latent=False, device=arguments.device)
     found = [
         (kind, [predictions(metric, device, name, _steps(name, image, kind, arguments), kind)
                 for name, image in images])

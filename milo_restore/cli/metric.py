@@ -1,4 +1,4 @@
-"""What ``score`` and ``map`` share: the metric's options, loading it, and reading what it compares.
+"""Options of the commands that compute MILO, loading it, and reading the pair that it compares.
 
 Importing this is cheap; torch comes with the first call.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from milo_restore.metric import MaskedError
+    from milo_restore.metric import MaskedMetric
 
 
 class _ListMetrics(argparse.Action):
@@ -56,7 +56,7 @@ def add_list_metrics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list-metrics", action=_ListMetrics, nargs=0, help="print every name for --metrics, and end")
 
 
-def load_metric(weights: str, *, latent: bool, device: str | None) -> tuple[MaskedError, torch.device]:
+def load_milo(weights: str, *, latent: bool, device: str | None) -> tuple[MaskedMetric, torch.device]:
     """The frozen metric on its device.
 
     Raises:
@@ -66,7 +66,7 @@ def load_metric(weights: str, *, latent: bool, device: str | None) -> tuple[Mask
     from milo_restore.metric import MILO, LatentMILO
 
     place = choose_device(device)
-    metric: MaskedError = (LatentMILO if latent else MILO)(weights)
+    metric: MaskedMetric = (LatentMILO if latent else MILO)(weights)
     return metric.to(place), place
 
 

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a recipe's run folder, a folder with a results.json of 'milo-restore evaluate', or that file; LABEL=RUN "
         "names the method",
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the HTML file to write")
+    parser.add_argument("--output", "--out", required=True, type=Path, metavar="FILE", help="the HTML file to write")
     parser.add_argument("--title", default="Restoration report", help="of the page (default: %(default)s)")
     parser.add_argument(
         "--max-mb",
@@ -43,13 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Read, draw, write."""
-    check_target(arguments.out)
+    check_target(arguments.output)
 
     from milo_restore.report import write_report
 
     line = write_report(
         arguments.runs,
-        arguments.out,
+        arguments.output,
         title=arguments.title,
         max_mb=arguments.max_mb,
         images=arguments.images,

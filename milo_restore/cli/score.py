@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from milo_restore.cli.files import find_pairs
-from milo_restore.cli.metric import LATENT_SUFFIXES, add_metric_arguments, load_metric, pair_error, read_pair
+from milo_restore.cli.metric import LATENT_SUFFIXES, add_metric_arguments, load_milo, pair_error, read_pair
 from milo_restore.errors import DataError
 from milo_restore.files.write import check_target, replace_file
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from milo_restore.metric import MaskedError
+    from milo_restore.metric import MaskedMetric
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("reference", metavar="REF", type=Path, help="the undistorted image, or a folder of them")
     parser.add_argument(
-        "distorted", metavar="DIST", type=Path, help="the distorted image, or a folder: same file stems"
+        "distorted", metavar="DIST", type=Path, help="the distorted image, or a folder: files are paired by name"
     )
     add_metric_arguments(parser)
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write one line per pair")
@@ -58,19 +55,23 @@ def main(arguments: argparse.Namespace) -> int:
     for file in (arguments.csv, arguments.json):
         if file is not None:
             check_target(file)
-    suffixes = LATENT_SUFFIXES if arguments.latent else None
-    pairs = find_pairs(arguments.reference, arguments.distorted, suffixes)
-    metric, device = load_metric(arguments.weights, latent=arguments.latent, device=arguments.device)
+    import torch
     from tqdm import tqdm
 
+    from milo_restore.measure.folders import find_pairs
+
+    suffixes = LATENT_SUFFIXES if arguments.latent else None
+    pairs = find_pairs(arguments.reference, arguments.distorted, suffixes)
+    metric, device = load_milo(arguments.weights, latent=arguments.latent, device=arguments.device)
     scores = []
     for name, reference, distorted in tqdm(pairs, unit="pair", leave=False, disable=None if len(pairs) > 1 else True):
         image, undistorted = (tensor.to(device) for tensor in read_pair(reference, distorted, latent=arguments.latent))
         try:
-            numbers = score(metric, image, undistorted)
+            with torch.no_grad():
+                numbers = metric.scores(image, undistorted)
         except DataError as error:
             raise pair_error(error, reference, distorted) from error
-        scores.append(PairScore(name, str(reference), str(distorted), *numbers))
+        scores.append(PairScore(name, str(reference), str(distorted), *map(float, numbers)))
     means = {key: sum(getattr(row, key) for row in scores) / len(scores) for key in _NUMBERS}
     print(f"metric: {type(metric).__name__}, weights: {metric.weights}")
     print(_table(scores, means))
@@ -79,18 +80,6 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         replace_file(arguments.json, _json(metric, scores, means))
     return 0
-
-
-def score(metric: MaskedError, image: Tensor, reference: Tensor) -> tuple[float, float, float]:
-    """Raw error, quality and MOS of one pair, for one pass through the network instead of three."""
-    import torch
-
-    with torch.no_grad():
-        error = metric.mask(image, reference=reference) * (image - reference).abs()
-        raw = error.mean()
-        nothing, mapped = metric.scaler(error.new_zeros(1, 1, 1, 1)), metric.scaler(error.mean(1, keepdim=True))
-        mos = 5 * (1 - metric.scaler(raw.reshape(1, 1, 1, 1)))
-    return float(raw), float((mapped - nothing).mean()), float(mos)
 
 
 def _table(scores: Sequence[PairScore], means: dict[str, float]) -> str:
@@ -111,7 +100,7 @@ def _csv(scores: Sequence[PairScore]) -> str:
     return text.getvalue()
 
 
-def _json(metric: MaskedError, scores: Sequence[PairScore], means: dict[str, float]) -> str:
+def _json(metric: MaskedMetric, scores: Sequence[PairScore], means: dict[str, float]) -> str:
     weights = dataclasses.asdict(metric.weights) if metric.weights is not None else None
     content = {"metric": type(metric).__name__, "weights": weights, "mean": means}
     return json.dumps({**content, "pairs": [dataclasses.asdict(row) for row in scores]}, indent=1) + "\n"

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "table states; paper: the real one, on GPUs (default: smoke)",
     )
     parser.add_argument("--only", action="append", default=[], metavar="ROW", help="this row only; may be repeated")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="what is made (default: runs/tables/SCALE)")
+    parser.add_argument("--output", "--out", type=Path, metavar="DIR", help="what is made (default: runs/tables/SCALE)")
     parser.add_argument("--dry-run", action="store_true", help="say what is finished and what would be run")
     parser.add_argument(
         "--list", action="store_true", help="print the plain commands, row by row, for a cluster to run side by side"
@@ -70,7 +70,7 @@ def main(arguments: argparse.Namespace) -> int:
     numbers = NUMBERS if number == "all" else (int(number),)
     if arguments.only and len(numbers) > 1:
         raise ConfigError("names a row of one table", where="--only", mend="Give the table's number in place of all")
-    scale, out = arguments.scale, arguments.out or Path("runs") / "tables" / arguments.scale
+    scale, out = arguments.scale, arguments.output or Path("runs") / "tables" / arguments.scale
     tables = [load_table(number, RECIPES) for number in numbers]
     every = {table.number: plan(table, scale, out) for table in tables}
     rows = {table.number: find_rows(table, arguments.only) for table in tables}
@@ -112,7 +112,7 @@ def _report(every: dict[int, list[Cell]], scale: str, out: Path, main: Main) -> 
     folders = [str(cell.folder) for cells in every.values() for cell in cells if (cell.folder / PROVENANCE).is_file()]
     if folders:
         title = f"The paper's tables, scale {scale}"
-        main(["report", *folders, "--out", str(out / "report.html"), "--title", title])
+        main(["report", *folders, "--output", str(out / "report.html"), "--title", title])
 
 
 def _print_commands(tables: Sequence[Table], cells: dict[int, list[Cell]]) -> None:

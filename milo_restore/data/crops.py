@@ -1,4 +1,4 @@
-"""What all data sets of random training crops share: their images, their epochs, and where a crop lies."""
+"""Base of all data sets of random training crops: their images, their epochs, and the place of a crop."""
 
 from __future__ import annotations
 

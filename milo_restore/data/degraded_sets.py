@@ -121,7 +121,7 @@ def pieces(pairs: Sequence[RestorationPair], side: int) -> tuple[Tensor, Tensor]
 
 
 def fingerprint(pairs: DegradedPairs, data: DegradedData) -> dict[str, str]:
-    """What a run trains on: the images (those on disk by name and size) and the degradation with all its values."""
+    """Identity of a run's training data: the images (on disk by name and size) and the degradation's values."""
     if isinstance(pairs, FilePairs):
         listed = "\n".join(f"{path.name} {path.stat().st_size}" for path in pairs.images.paths)
         images = text_sha256(listed)

@@ -152,7 +152,7 @@ def cached_embeddings(
 
 
 def sample_file(folder: Path, number: int) -> Path:
-    """Where a sample of the pool lies: at most a thousand files share a folder."""
+    """Path of a sample of the pool; at most a thousand files share a folder."""
     return folder / f"{number // 1000:04d}" / f"{number:07d}.safetensors"
 
 

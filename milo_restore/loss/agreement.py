@@ -1,4 +1,4 @@
-"""Whether weights are close enough to the official ones to be called MILO when they train a network."""
+"""Warning about weights that are not close enough to the official ones to be called MILO in a loss."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Reduction = Literal["none", "mean", "sum"]
 
 
 class RestorationLoss(nn.Module, ABC):
-    """What every loss here shares: ``loss(prediction, target, weight=None, *, step=None)``, and `terms` beside it.
+    """Base of every restoration loss: ``loss(prediction, target, weight=None, *, step=None)``, and `terms` beside it.
 
     Args:
         loss_weight: factor on the result.
@@ -57,6 +57,16 @@ class RestorationLoss(nn.Module, ABC):
             the device: ``l1``, the mean absolute residual, and of a MILO loss ``milo``, the metric's raw error.
         """
 
+    @staticmethod
+    def check_shapes(prediction: Tensor, target: Tensor) -> None:
+        """Refuse silent broadcasting.
+
+        Raises:
+            DataError: shapes differ.
+        """
+        if prediction.shape != target.shape:
+            raise DataError(f"shapes differ: prediction {tuple(prediction.shape)}, target {tuple(target.shape)}")
+
     def reduce(self, elements: Tensor, weight: Tensor | None) -> Tensor:
         """Apply the caller's element-wise weight, the reduction and the loss weight."""
         if weight is not None:
@@ -81,19 +91,18 @@ class L1Loss(RestorationLoss):
     def terms(
         self, prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, step: int | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `RestorationLoss.terms`.
+        """See `RestorationLoss.terms`. NaN in gives NaN out, for the training loop to catch.
 
         Raises:
-            DataError: shapes differ (no silent broadcasting).
+            DataError: shapes differ.
         """
-        if prediction.shape != target.shape:
-            raise DataError(f"shapes differ: prediction {tuple(prediction.shape)}, target {tuple(target.shape)}")
+        self.check_shapes(prediction, target)
         error = (prediction.float() - target.float()).abs()
         return self.reduce(error, weight), {"l1": error.detach().mean()}
 
 
 class LPIPSLoss(RestorationLoss):
-    """LPIPS v0.1 of the ``lpips`` package on RGB images (N, 3, H, W) in [0, 1]; 0 = identical.
+    """LPIPS v0.1 of the ``lpips`` package on RGB (N, 3, H, W) or grey (N, 1, H, W) images in [0, 1]; 0 = identical.
 
     Building it leaves torch's random state as it was.
 
@@ -127,7 +136,12 @@ class LPIPSLoss(RestorationLoss):
     def terms(
         self, prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, step: int | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `RestorationLoss.terms`; ``step`` is ignored."""
+        """See `RestorationLoss.terms`; ``step`` is ignored. NaN in gives NaN out, for the training loop to catch.
+
+        Raises:
+            DataError: shapes differ.
+        """
+        self.check_shapes(prediction, target)
         with torch.autocast(prediction.device.type, enabled=False):
             scores = self.metric(prediction.float(), target.float(), normalize=True)
         l1 = (prediction.detach().float() - target.detach().float()).abs().mean()

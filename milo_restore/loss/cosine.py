@@ -1,4 +1,4 @@
-"""How much a diffusion loss differs from MSE, before anything is trained."""
+"""Gradient cosine of a diffusion loss with MSE, before anything is trained."""
 
 from __future__ import annotations
 

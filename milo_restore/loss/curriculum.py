@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from milo_restore.errors import ConfigError
+from milo_restore.errors import ConfigError, warn_renamed
 
 CurriculumKind = Literal["constant", "linear", "cosine"]
 
@@ -79,9 +79,22 @@ class Curriculum:
         t = min(max((step - self.start_step) / (self.end_step - self.start_step), 0.0), 1.0)
         return t if self.kind == "linear" else (1.0 - math.cos(math.pi * t)) / 2.0
 
-    def weights(self, mask: Tensor, step: int | None) -> Tensor:
-        """(1 - a)(1 - m) + a m for a normalised mask m in [0, 1]; same shape as ``mask``."""
+    def blend(self, mask: Tensor, step: int | None) -> Tensor:
+        """Blend a mask m with its complement: (1 - a)(1 - m) + a m.
+
+        Args:
+            mask: m in [0, 1], any shape.
+            step: the training step, as for `position`, whose errors it raises.
+
+        Returns:
+            The weight of each pixel, in [0, 1]; the shape of ``mask``.
+        """
         a = self.position(step)
         if a == 1.0:
             return mask
         return (1.0 - a) + (2.0 * a - 1.0) * mask
+
+    def weights(self, mask: Tensor, step: int | None) -> Tensor:
+        """The former name of `blend`."""
+        warn_renamed("Curriculum.weights", "Curriculum.blend")
+        return self.blend(mask, step)

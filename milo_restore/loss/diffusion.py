@@ -225,7 +225,7 @@ class DiffusionLoss(nn.Module):
             m = self.mask(prediction, z_t, z0, timesteps, condition=condition)
             if settings.contrast != 1:
                 m = m.clamp_min(_LEAST_MASK) ** settings.contrast
-            w = self.curriculum.weights(m, step)
+            w = self.curriculum.blend(m, step)
             if settings.normalize:
                 w = w / w.mean((1, 2, 3), keepdim=True).clamp_min(1e-8)
             if settings.noise_blend is not None:
@@ -239,7 +239,7 @@ class DiffusionLoss(nn.Module):
     def mask(
         self, prediction: Tensor, z_t: Tensor, z0: Tensor, timesteps: Tensor, *, condition: Tensor | None = None
     ) -> Tensor:
-        """LatentMILO's mask on the configured pair over its number of scales, (N, 1, h, w) in (0, 1), float32.
+        """The visibility mask m in (0, 1), (N, 1, h, w), float32: LatentMILO's on the configured pair, over n_scales.
 
         z0_hat is taken as it comes: at noisy timesteps it may lie far outside of what latents are, and the mask
         saturates. Arguments as in `forward`; the gradient flows as configured.

@@ -14,15 +14,15 @@ from milo_restore.errors import ConfigError
 from milo_restore.loss.agreement import warn_below_goal
 from milo_restore.loss.baselines import Reduction, RestorationLoss
 from milo_restore.loss.curriculum import Curriculum, CurriculumKind
-from milo_restore.metric import MILO, LatentMILO, MaskedError, WeightsInfo
+from milo_restore.metric import MILO, LatentMILO, MaskedMetric, WeightsInfo
 from milo_restore.metric.checks import check_pair, fold_video
 from milo_restore.metric.network import traced
 
-M = TypeVar("M", bound=MaskedError)
+M = TypeVar("M", bound=MaskedMetric)
 
 
 class _MaskedLoss(RestorationLoss, Generic[M]):
-    """What `MILOLoss` and `LatentMILOLoss` share: everything but the metric and its documentation.
+    """Base of `MILOLoss` and `LatentMILOLoss`: everything but the metric and its documentation.
 
     Raises:
         ConfigError: an anchor that is negative or no number.
@@ -75,19 +75,22 @@ class _MaskedLoss(RestorationLoss, Generic[M]):
             check_pair(prediction, target, self.metric.channels_of(prediction))
             self.metric.check_values(target, target)
         n_scales = self.metric.n_scales
-        mask = self.mask(prediction, target)
-        w = self.curriculum.weights(mask / n_scales, step)
+        m = self.mask(prediction, target)
+        w = self.curriculum.blend(m, step)
         w = w / w.mean((1, 2, 3), keepdim=True).clamp_min(1e-8) if self.normalize else n_scales * w
         error = (prediction.float() - target.float()).abs()
         value = self.reduce(((self.anchor + w) * error).reshape(shape), weight)
         with torch.no_grad():
             per_pixel = error.mean(1, keepdim=True)
-            return value, {"l1": per_pixel.mean(), "milo": (mask * per_pixel).mean()}
+            return value, {"l1": per_pixel.mean(), "milo": (n_scales * m * per_pixel).mean()}
 
     def mask(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """The visibility mask in (0, 4), (N, 1, H, W), with or without its gradient as configured."""
+        """The visibility mask m in (0, 1), (N, 1, H, W), float32; the metric's own, in (0, 4), over its n_scales.
+
+        The gradient flows as configured.
+        """
         with nullcontext() if self.mask_gradient else torch.no_grad():
-            return self.metric.predict_mask(prediction, target)
+            return self.metric.predict_mask(prediction, target) / self.metric.n_scales
 
     def __repr__(self) -> str:
         kind, start, end = self.curriculum.kind, self.curriculum.start_step, self.curriculum.end_step

@@ -1,4 +1,4 @@
-"""What a diffusion model predicts, and the clean latent that this stands for.
+"""Parametrizations of a diffusion model's prediction, and the clean latent that a prediction stands for.
 
 With alpha = sqrt(alpha_bar_t) and sigma = sqrt(1 - alpha_bar_t) a noisy latent is z_t = alpha z_0 + sigma eps. A model
 says eps, or v = alpha eps - sigma z_0 (Salimans and Ho, 2022), or z_0 itself. The formulas are those of diffusers'
@@ -129,7 +129,7 @@ def noised(
 
 
 def amplification(scheduler: DDPMScheduler, timesteps: Tensor) -> Tensor:
-    """What the prediction's error is multiplied with on its way to z0_hat, (N, 1, 1, 1), float32.
+    """Factor on the prediction's error on its way to z0_hat, (N, 1, 1, 1), float32.
 
     |z0_hat - z_0| = g |prediction - target| with g = sigma / alpha for eps, sigma for v, 1 for z_0.
 
@@ -145,7 +145,7 @@ def amplification(scheduler: DDPMScheduler, timesteps: Tensor) -> Tensor:
 
 
 def prediction_target(scheduler: DDPMScheduler, z0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """What the model should have said: eps, alpha eps - sigma z_0, or z_0.
+    """Target of the model's prediction: eps, alpha eps - sigma z_0, or z_0.
 
     Args:
         scheduler: its prediction type and schedule decide.

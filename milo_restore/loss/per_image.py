@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from milo_restore.loss.agreement import warn_below_goal
-from milo_restore.metric import MaskedError
+from milo_restore.metric import MaskedMetric
 from milo_restore.metric.checks import check_pair, fold_video
 from milo_restore.metric.network import traced
 
@@ -26,7 +26,7 @@ class PerImage(nn.Module):
         mask_gradient: let gradients flow through the mask too; see `MILOLoss` for what that did.
     """
 
-    def __init__(self, metric: MaskedError, *, mask_gradient: bool = False) -> None:
+    def __init__(self, metric: MaskedMetric, *, mask_gradient: bool = False) -> None:
         super().__init__()
         self.metric, self.mask_gradient = metric, mask_gradient
 

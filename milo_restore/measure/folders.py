@@ -1,4 +1,4 @@
-"""Restored images with what belongs to them: their references and their degraded inputs, found by file name.
+"""Files that belong together, found by their names in two folders: restored images with references and inputs.
 
 Within a pair of folders a name may carry the folder's own ending, as restoration programs add them: ``0801_lq.png``
 beside ``0801.png``, ``0801_Restormer.png`` beside ``0801.jpg``. An ending counts only where all files of a folder have
@@ -61,8 +61,10 @@ def find_images(pred: Path, ref: Path | None = None, input: Path | None = None) 
         DataError: a folder is missing or holds no images; two files of a folder have one name; a file has no
             counterpart; a file is no image; or two sizes differ. The files are named.
     """
-    preds = by_stem(list_images(pred), pred)
-    others = {folder: _counterparts(pred, preds, folder) for folder in (ref, input) if folder is not None}
+    preds = _files(pred)
+    others = {
+        folder: _counterparts(pred, preds, folder, _files(folder)) for folder in (ref, input) if folder is not None
+    }
     images, unequal = [], []
     for stem, path in preds.items():
         reference = others[ref][stem] if ref is not None else None
@@ -76,6 +78,35 @@ def find_images(pred: Path, ref: Path | None = None, input: Path | None = None) 
         more = f" and {len(unequal) - 1} more" if len(unequal) > 1 else ""
         raise DataError(f"sizes differ (width x height): {unequal[0]}{more}", mend=mend)
     return sorted(images, key=lambda image: image.name)
+
+
+def find_pairs(reference: Path, distorted: Path, suffixes: Sequence[str] | None = None) -> list[tuple[str, Path, Path]]:
+    """The pairs that two files, or two folders, make.
+
+    Args:
+        reference: a file or a folder.
+        distorted: the same kind.
+        suffixes: of latents; None: a folder's images are paired.
+
+    Returns:
+        Name without suffix (the distorted file's, or of two folders the reference's), reference file and distorted file
+        of each pair, sorted by name. Sizes are not looked at.
+
+    Raises:
+        DataError: a path is missing, one is a file and the other a folder, a folder is empty, two files of a folder
+            have one name, or a file has no counterpart; all are named.
+    """
+    for path in (reference, distorted):
+        if not path.exists():
+            raise DataError("no such file or folder", where=path)
+    if reference.is_dir() != distorted.is_dir():
+        folder, file = (reference, distorted) if reference.is_dir() else (distorted, reference)
+        raise DataError(f"{folder} is a folder and {file} is a file", mend="Give two files or two folders")
+    if not reference.is_dir():
+        return [(distorted.stem, reference, distorted)]
+    references, distortions = (_files(folder, suffixes) for folder in (reference, distorted))
+    counterparts = _counterparts(distorted, distortions, reference, references)
+    return sorted((counterparts[stem].stem, counterparts[stem], path) for stem, path in distortions.items())
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -97,9 +128,18 @@ def image_size(path: Path) -> tuple[int, int]:
     return (height, width) if rotated else (width, height)
 
 
-def _counterparts(pred: Path, preds: Mapping[str, Path], folder: Path) -> dict[str, Path]:
-    """Stem of each restored image to its counterpart in ``folder``."""
-    others = by_stem(list_images(folder), folder)
+def _files(folder: Path, suffixes: Sequence[str] | None = None) -> dict[str, Path]:
+    """A folder's images, or the latents with these suffixes, by their names without suffix."""
+    if suffixes is None:
+        return by_stem(list_images(folder), folder)
+    paths = sorted(path for path in folder.iterdir() if path.suffix in suffixes and not path.name.startswith("."))
+    if not paths:
+        raise DataError("holds no latents", where=folder, mend=f"Expected files ending in {', '.join(suffixes)}")
+    return by_stem(paths, folder)
+
+
+def _counterparts(pred: Path, preds: Mapping[str, Path], folder: Path, others: Mapping[str, Path]) -> dict[str, Path]:
+    """Stem of each restored image to its counterpart among ``folder``'s."""
     stems = {path: list(found) for path, found in ((pred, preds), (folder, others))}
     choices = [(mine, theirs) for mine in _endings(stems[pred]) for theirs in _endings(stems[folder])]
     for mine, theirs in sorted(choices, key=lambda pair: len(pair[0]) + len(pair[1])):
@@ -111,7 +151,7 @@ def _counterparts(pred: Path, preds: Mapping[str, Path], folder: Path) -> dict[s
 
 
 def _endings(stems: Sequence[str]) -> list[str]:
-    """What all names of a folder may end in beside their own: nothing, what they share, or a known mark."""
+    """Endings that all names of a folder may have beside their own: nothing, what they share, or a known mark."""
     endings = {""}
     shared = os.path.commonprefix([stem[::-1] for stem in stems])[::-1] if len(stems) > 1 else ""
     endings |= {shared[place:] for place, letter in enumerate(shared) if letter in "_-"}

@@ -1,23 +1,48 @@
-"""MILO itself, on RGB images and on latents, and the masking-enhanced metrics that it grew out of."""
+"""MILO itself, on RGB images and on latents, and the E-metrics that it grew out of."""
 
-from milo_restore.metric.e_features import MaskedFeatureMetric
-from milo_restore.metric.e_pixel import ENHANCED, EnhancedMetric, load_enhanced
-from milo_restore.metric.e_weights import FEATURE_METRICS, load_feature_metric
-from milo_restore.metric.milo import MILO, LatentMILO, MaskedError
+from __future__ import annotations
+
+from typing import Any
+
+from milo_restore.errors import warn_renamed
+from milo_restore.metric.e_features import EFeatureMetric
+from milo_restore.metric.e_metric import EMetric
+from milo_restore.metric.e_pixel import E_PIXEL, EPixelMetric, load_e_pixel
+from milo_restore.metric.e_weights import E_FEATURES, load_e_features
+from milo_restore.metric.milo import MILO, LatentMILO, MaskedMetric, MILOScores
 from milo_restore.metric.network import N_SCALES
 from milo_restore.metric.weights import Agreement, WeightsInfo
 
 __all__ = [
-    "ENHANCED",
-    "FEATURE_METRICS",
+    "E_FEATURES",
+    "E_PIXEL",
     "MILO",
     "N_SCALES",
     "Agreement",
-    "EnhancedMetric",
+    "EFeatureMetric",
+    "EMetric",
+    "EPixelMetric",
     "LatentMILO",
-    "MaskedError",
-    "MaskedFeatureMetric",
+    "MILOScores",
+    "MaskedMetric",
     "WeightsInfo",
-    "load_enhanced",
-    "load_feature_metric",
+    "load_e_features",
+    "load_e_pixel",
 ]
+
+_FORMER = {
+    "ENHANCED": "E_PIXEL",
+    "EnhancedMetric": "EPixelMetric",
+    "FEATURE_METRICS": "E_FEATURES",
+    "MaskedError": "MaskedMetric",
+    "MaskedFeatureMetric": "EFeatureMetric",
+    "load_enhanced": "load_e_pixel",
+    "load_feature_metric": "load_e_features",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FORMER:
+        raise AttributeError(f"module 'milo_restore.metric' has no attribute {name!r}")
+    warn_renamed(f"milo_restore.metric.{name}", _FORMER[name])
+    return globals()[_FORMER[name]]

@@ -1,4 +1,4 @@
-"""What MILO accepts: the checks that turn a silent wrong score into one clear line."""
+"""Checks of a metric's input, which turn a silent wrong score into one clear line."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def check_latent_values(image: Tensor, reference: Tensor) -> None:
 
 
 def strange_to_the_tiny_world(reference: Tensor) -> str | None:
-    """What shows that latents are not the tiny world's, or None; None proves nothing.
+    """Evidence that latents are not the tiny world's, or None; None proves nothing.
 
     Its VAE keeps the mean of the last channel near 0: within 0.16 over 320x320 images (154 of BSDS500's, Kodak's and
     faces), within 0.5 over each of 1,248 pieces of 16x16.
@@ -92,6 +92,11 @@ def strange_to_the_tiny_world(reference: Tensor) -> str | None:
     if mean <= LARGEST_TINY_MEAN:
         return None
     return f"their last channel has a mean of {mean:.2f} in size, the tiny world's at most {LARGEST_TINY_MEAN}"
+
+
+def image_channels(image: Tensor) -> int:
+    """The channels that an image should have: 1 for a grey one, else 3."""
+    return 1 if isinstance(image, Tensor) and image.ndim == 4 and image.shape[1] == 1 else 3
 
 
 def as_rgb(image: Tensor) -> Tensor:

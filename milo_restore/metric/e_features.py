@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from milo_restore.metric.e_base import EMaskNetwork, MaskingEnhanced
+from milo_restore.metric.e_metric import EMaskNetwork, EMetric
 
 CHANNELS = (64, 128, 256, 512, 512)
 """Of VGG16's features after relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3."""
@@ -49,13 +49,14 @@ class L2Pool(nn.Module):
         return (F.conv2d(features.square(), weights, stride=2, padding=1, groups=channels) + 1e-12).sqrt()
 
 
-class MaskedFeatureMetric(MaskingEnhanced):
-    """What the three share; use `milo_restore.metric.load_feature_metric`. 0 for identical images, lower is better.
+class EFeatureMetric(EMetric):
+    """Base of E-VGG, E-LPIPS and E-DISTS; use `milo_restore.metric.load_e_features`. Attributes as in `EMetric`.
 
     Attributes:
+        file: the name of its published mask file.
         channels: of the features that are masked, stage by stage.
         distorted_first: order of the mask networks' inputs.
-        normalised: whether images are brought to ImageNet's mean and deviation.
+        normalised: images are brought to ImageNet's mean and deviation.
     """
 
     file: ClassVar[str]
@@ -79,10 +80,20 @@ class MaskedFeatureMetric(MaskingEnhanced):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor, *, reference: Tensor) -> Tensor:
-        """The value per image, of the weights' type; see `MaskingEnhanced.forward`."""
-        image, reference = self._checked(image, reference)
+        """The value per image: 0 for identical images, lower is better.
+
+        Args:
+            image: distorted images, (N, 3, H, W), RGB in [0, 1]; grey (N, 1, H, W) is repeated.
+            reference: what they should be, same shape. Keyword-only, for the metric is not symmetric.
+
+        Returns:
+            (N,), differentiable through features and masks.
+
+        Raises:
+            DataError: wrong rank, channels, size (below 16), device or value range, or NaN.
+        """
+        image, reference = self._prepare(image, reference)
         with torch.autocast(image.device.type, enabled=False):
-            image, reference = image.to(self.mean.dtype), reference.to(self.mean.dtype)
             distorted, clean = self._features(image), self._features(reference)
             return self._value(self._masks(distorted, clean), distorted, clean)
 
@@ -108,7 +119,7 @@ class MaskedFeatureMetric(MaskingEnhanced):
         return [network(torch.cat(pair, 1)) for network, pair in zip(self.mask_networks, pairs)]
 
 
-class EVGG(MaskedFeatureMetric):
+class EVGG(EFeatureMetric):
     """E-VGG: mask * |difference| of raw features, its mean over pixels, and the mean of these over all 1,472 channels.
 
     Images go in as they are, not normalised, and stages are pooled by their mean.
@@ -126,7 +137,7 @@ class EVGG(MaskedFeatureMetric):
         return torch.cat(parts, 1).mean(1)
 
 
-class ELPIPS(MaskedFeatureMetric):
+class ELPIPS(EFeatureMetric):
     """E-LPIPS: LPIPS' linear heads on (mask * difference)^2 of features of unit length; maxima between stages."""
 
     name, file = "e-lpips", "E_LPIPS.pth"
@@ -149,7 +160,7 @@ class ELPIPS(MaskedFeatureMetric):
         return torch.stack(parts).sum(0)
 
 
-class EDISTS(MaskedFeatureMetric):
+class EDISTS(EFeatureMetric):
     """E-DISTS: DISTS' means and covariances of mask * features, the image's own among them; `L2Pool` between stages."""
 
     name, file = "e-dists", "E_DISTS.pth"

@@ -2,11 +2,11 @@
 Image Quality Metric by Enhancing Existing Metrics", 2024; weights from upstream's repository at 0d36d66).
 
 Each has its own small network that looks at the reference and the distorted image once, at full size, and predicts a
-mask in (0, 1). MILO grew out of these; here they are its teachers. Formulas and layer sizes are held against upstream's
+mask in (0, 1). Here they are MILO's teachers. Formulas and layer sizes are held against upstream's
 outputs in ``tests/test_masked.py``.
 
-What stands for a quality. Each published file also holds a scaler S with the layers of MILO's. What S is fed was found
-from upstream's outputs and from S itself, not from a description:
+How raw values become a quality: each published file also holds a scaler S with the layers of MILO's. Its input was
+found from upstream's outputs and from S itself, not from a description:
 
 - E-MAE and E-SSIM (as 1 - SSIM): upstream's map is S(error) - S(0) of the per-pixel error, exactly. E-MSE: the same of
   100 times the squared error. All three S rise, without exception, from 0.12 .. 0.15 at no error to 0.99 and more.
@@ -30,7 +30,7 @@ from torch import Tensor
 from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.files import WEIGHTS, weights_sha256
 from milo_restore.files.state import fill
-from milo_restore.metric.e_base import EMaskNetwork, MaskingEnhanced
+from milo_restore.metric.e_metric import EMaskNetwork, EMetric
 from milo_restore.metric.network import ScoreScaler
 from milo_restore.metric.weights import load_weights
 
@@ -41,11 +41,13 @@ _MOST_SCALED_DB = 100.0
 _NO_WEIGHT = 1e-20
 
 
-class EnhancedMetric(MaskingEnhanced):
-    """What the four share; use `load_enhanced`. The mask network sees the reference first.
+class EPixelMetric(EMetric):
+    """Base of E-MAE, E-MSE, E-PSNR and E-SSIM; use `load_e_pixel`. Attributes as in `EMetric`.
+
+    The mask network sees the reference first, then the distorted image: the opposite of MILO's order.
 
     Attributes:
-        scaler_gain: what the raw value is multiplied by before it goes into the scaler.
+        scaler_gain: factor on the raw value before it goes into the scaler.
     """
 
     scaler_gain: ClassVar[float] = 1.0
@@ -56,7 +58,18 @@ class EnhancedMetric(MaskingEnhanced):
         self.scaler = ScoreScaler()
 
     def forward(self, image: Tensor, *, reference: Tensor) -> Tensor:
-        """The raw value per image, float32; see `MaskingEnhanced.forward`."""
+        """The raw value per image.
+
+        Args:
+            image: distorted images, (N, 3, H, W), RGB in [0, 1]; grey (N, 1, H, W) is repeated to three channels.
+            reference: what they should be, same shape. Keyword-only, for the metric is not symmetric.
+
+        Returns:
+            (N,), float32, differentiable through the mask; range and direction as each class says.
+
+        Raises:
+            DataError: wrong rank, channels, size (below 16), device or value range, or NaN.
+        """
         return self._raw(self._errors(image, reference).mean((1, 2, 3)))
 
     def mask(self, image: Tensor, *, reference: Tensor) -> Tensor:
@@ -64,7 +77,7 @@ class EnhancedMetric(MaskingEnhanced):
         return self._predict_mask(*self._prepare(image, reference))
 
     def map(self, image: Tensor, *, reference: Tensor) -> Tensor:
-        """Where the visible errors are: S(error) - S(no error), (N, 1, H, W), in [0, 0.88). Arguments as in `forward`.
+        """Map of visible errors: S(error) - S(no error), (N, 1, H, W), in [0, 0.88). Arguments as in `forward`.
 
         The error is the mean over channels at each pixel. For E-PSNR each pixel's own dB stands for it, which upstream
         has no map of.
@@ -102,12 +115,8 @@ class EnhancedMetric(MaskingEnhanced):
         with torch.autocast(image.device.type, enabled=False):
             return self.mask_network(torch.cat([reference, image], 1))
 
-    def _prepare(self, image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        image, reference = self._checked(image, reference)
-        return image.float(), reference.float()
 
-
-class EMAE(EnhancedMetric):
+class EMAE(EPixelMetric):
     """E-MAE: mean of mask * |image - reference|; 0 for identical images, below 1, lower is better."""
 
     name = "e-mae"
@@ -116,7 +125,7 @@ class EMAE(EnhancedMetric):
         return mask * (image - reference).abs()
 
 
-class EMSE(EnhancedMetric):
+class EMSE(EPixelMetric):
     """E-MSE: mean of mask * (image - reference)^2; 0 for identical images, below 1, lower is better."""
 
     name = "e-mse"
@@ -126,7 +135,7 @@ class EMSE(EnhancedMetric):
         return mask * (image - reference).square()
 
 
-class EPSNR(EnhancedMetric):
+class EPSNR(EPixelMetric):
     """E-PSNR: the PSNR in dB, peak 1, of mask * image against mask * reference; higher is better.
 
     Upstream's has no upper end; here a mean squared error below 1e-15 counts as that, so that identical images get
@@ -136,7 +145,7 @@ class EPSNR(EnhancedMetric):
     """
 
     name = "e-psnr"
-    lower_better = False
+    higher_is_better = True
 
     def _local_errors(self, mask: Tensor, image: Tensor, reference: Tensor) -> Tensor:
         return (mask * (image - reference)).square()
@@ -148,7 +157,7 @@ class EPSNR(EnhancedMetric):
         return super()._scaled(raw.clamp(max=_MOST_SCALED_DB))
 
 
-class ESSIM(EnhancedMetric):
+class ESSIM(EPixelMetric):
     """E-SSIM: 1 - SSIM of mask * image against mask * reference; 0 for identical images, at most 2, lower is better.
 
     SSIM on RGB per channel: 11x11 Gaussian window of sigma 1.5, zeros around the image, population variances, data
@@ -186,10 +195,10 @@ class ESSIM(EnhancedMetric):
         return F.conv2d(rows, window.transpose(2, 3), padding=(half, 0), groups=channels)
 
 
-_CLASSES: dict[str, type[EnhancedMetric]] = {cls.name: cls for cls in (EMAE, EMSE, EPSNR, ESSIM)}
+_CLASSES: dict[str, type[EPixelMetric]] = {cls.name: cls for cls in (EMAE, EMSE, EPSNR, ESSIM)}
 
-ENHANCED: tuple[str, ...] = tuple(_CLASSES)
-"""The names that `load_enhanced` takes: those whose weights are published and need no other network."""
+E_PIXEL: tuple[str, ...] = tuple(_CLASSES)
+"""The names that `load_e_pixel` takes: those whose weights are published and need no other network."""
 
 ABSENT: dict[str, str] = dict.fromkeys(
     ("e-vgg", "e-lpips", "e-dists"), "without a scaler from its values to opinion scores"
@@ -197,11 +206,11 @@ ABSENT: dict[str, str] = dict.fromkeys(
 """The paper's others, in `milo_restore.metric.e_features`, and why they are not among these."""
 
 
-def load_enhanced(name: str, weights: str | Path = "official") -> EnhancedMetric:
-    """A frozen masking-enhanced metric with trained weights.
+def load_e_pixel(name: str, weights: str | Path = "official") -> EPixelMetric:
+    """A frozen E-metric on pixels with trained weights.
 
     Args:
-        name: one of `ENHANCED`.
+        name: one of `E_PIXEL`.
         weights: ``official`` (the authors', found offline or downloaded once, sha256 checked), or the path of a .pth or
             .safetensors file.
 
@@ -211,8 +220,8 @@ def load_enhanced(name: str, weights: str | Path = "official") -> EnhancedMetric
             would fit (all four have the same layers) and give wrong scores.
     """
     if name not in _CLASSES:
-        mend = f"It is {ABSENT[name]}" if name in ABSENT else f"Known: {', '.join(ENHANCED)}"
-        raise ConfigError("no such masking-enhanced metric", where=repr(name), mend=mend)
+        mend = f"It is {ABSENT[name]}" if name in ABSENT else f"Known: {', '.join(E_PIXEL)}"
+        raise ConfigError("no such E-metric on pixels", where=repr(name), mend=mend)
     state, info = load_weights(weights, name, None)
     for other in WEIGHTS:
         if other != name and info.sha256 == weights_sha256(other):
@@ -225,7 +234,7 @@ def load_enhanced(name: str, weights: str | Path = "official") -> EnhancedMetric
 
 
 @torch.no_grad()
-def _drop_decayed_weights(metric: EnhancedMetric) -> None:
+def _drop_decayed_weights(metric: EPixelMetric) -> None:
     """Set weights below 1e-20 to zero. It changes no score, and makes CPUs 11 to 19 times as fast.
 
     63 % of E-MAE's mask weights (21 % of E-PSNR's, 9 % of E-SSIM's, none of E-MSE's) have decayed below 1e-20, half of

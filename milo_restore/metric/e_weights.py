@@ -16,24 +16,24 @@ from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.files import present_weights, weights_path
 from milo_restore.files.hashes import sha256_of
 from milo_restore.files.state import fill, read_state
-from milo_restore.metric.e_features import CONVOLUTIONS, EDISTS, ELPIPS, EVGG, MaskedFeatureMetric
+from milo_restore.metric.e_features import CONVOLUTIONS, EDISTS, ELPIPS, EVGG, EFeatureMetric
 from milo_restore.metric.weights import WeightsInfo
 
 _OTHER_PARTS = ("stage", "model_elpips.", "model_edists.", "scaler_network.")  # which a file may hold beside the masks
 
-_CLASSES: dict[str, type[MaskedFeatureMetric]] = {cls.name: cls for cls in (EVGG, ELPIPS, EDISTS)}
-FEATURE_METRICS: tuple[str, ...] = tuple(_CLASSES)
-"""The names that `load_feature_metric` takes."""
+_CLASSES: dict[str, type[EFeatureMetric]] = {cls.name: cls for cls in (EVGG, ELPIPS, EDISTS)}
+E_FEATURES: tuple[str, ...] = tuple(_CLASSES)
+"""The names that `load_e_features` takes."""
 
 
-def load_feature_metric(name: str, weights: str | Path = "official") -> MaskedFeatureMetric:
+def load_e_features(name: str, weights: str | Path = "official") -> EFeatureMetric:
     """A frozen E-VGG, E-LPIPS or E-DISTS with the published weights.
 
     Needed are the assets of these names (``milo-restore assets fetch e-vgg``), for E-DISTS ``dists``, too. VGG16 is
     downloaded once where there is a network. LPIPS' heads come with the package ``lpips``.
 
     Args:
-        name: one of `FEATURE_METRICS`.
+        name: one of `E_FEATURES`.
         weights: ``official``: the authors', checked by git's hash of it; or the path of a file in the same format.
 
     Raises:
@@ -41,7 +41,7 @@ def load_feature_metric(name: str, weights: str | Path = "official") -> MaskedFe
         WeightsError: a file is missing, is another one, or does not hold exactly the masks that the metric has.
     """
     if name not in _CLASSES:
-        raise ConfigError("no such metric", where=repr(name), mend=f"Known: {', '.join(FEATURE_METRICS)}")
+        raise ConfigError("no such metric", where=repr(name), mend=f"Known: {', '.join(E_FEATURES)}")
     metric = _CLASSES[name]()
     path = present_weights(name) if weights == "official" else Path(weights)
     _fill_masks(metric, read_state(path).tensors, path)
@@ -54,7 +54,7 @@ def load_feature_metric(name: str, weights: str | Path = "official") -> MaskedFe
     return metric.freeze()
 
 
-def _fill_masks(metric: MaskedFeatureMetric, state: dict[str, Tensor], path: Path) -> None:
+def _fill_masks(metric: EFeatureMetric, state: dict[str, Tensor], path: Path) -> None:
     """The mask networks from a file of the published format, all of them."""
     ours: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -69,7 +69,7 @@ def _fill_masks(metric: MaskedFeatureMetric, state: dict[str, Tensor], path: Pat
     fill(metric.mask_networks, ours, path, name=f"{metric.name}'s masks")
 
 
-def _fill_stages(metric: MaskedFeatureMetric) -> None:
+def _fill_stages(metric: EFeatureMetric) -> None:
     """VGG16's convolutions from torchvision's file."""
     state = read_state(weights_path("vgg16")).tensors
     for stage, numbers in zip(metric.stages, CONVOLUTIONS):

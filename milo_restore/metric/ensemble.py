@@ -1,6 +1,6 @@
 """Pseudo opinion scores: the labels that MILO is trained on, in place of people's.
 
-The paper's labels come from an ensemble of masking-enhanced metrics (its E-VGG, E-LPIPS, E-DISTS and E-DeepWSD) mapped
+The paper's labels come from an ensemble of E-metrics (its E-VGG, E-LPIPS, E-DISTS and E-DeepWSD) mapped
 to MOS; of these no weights are at hand. `PseudoMOS` is a surrogate made of the metrics that are, and says so: it is not
 the paper's "Ens." and is not to be compared with its column.
 
@@ -25,18 +25,18 @@ from torch import Tensor, nn
 from milo_restore.errors import ConfigError, DataError, WeightsError, did_you_mean
 from milo_restore.files import find_weights
 from milo_restore.files.write import replace_file
-from milo_restore.metric.e_pixel import ABSENT, ENHANCED, EnhancedMetric, load_enhanced
+from milo_restore.metric.e_pixel import ABSENT, E_PIXEL, EPixelMetric, load_e_pixel
 from milo_restore.metric.milo import MILO
 
 FORMAT = "milo-restore MOS maps, version 1"
 OWN_SCALER = "own-scaler"
 HIGHEST_MOS = 5.0
-MEMBERS = ("official", "mini", *ENHANCED)
+MEMBERS = ("official", "mini", *E_PIXEL)
 
 
 @dataclass(frozen=True)
 class MosMap:
-    """How a member's raw value becomes a MOS.
+    """Map from a member's raw value to a MOS.
 
     Attributes:
         kind: ``own-scaler``, 5 (1 - S(raw)) with the network S from the member's weight file; or ``logistic``,
@@ -61,7 +61,7 @@ class Member:
     """A frozen metric with trained weights, and its map."""
 
     name: str
-    metric: MILO | EnhancedMetric
+    metric: MILO | EPixelMetric
     map: MosMap
 
     @property
@@ -103,8 +103,8 @@ class PseudoMOS(nn.Module):
         """The teacher of this name.
 
         Args:
-            teacher: ``ensemble``: every masking-enhanced metric whose weights are here (none is downloaded);
-                ``official`` or ``mini``: the published or the shipped MILO; the name of a masking-enhanced metric; or
+            teacher: ``ensemble``: every E-metric on pixels whose weights are here (none is downloaded);
+                ``official`` or ``mini``: the published or the shipped MILO; the name of an E-metric on pixels; or
                 a list of such names, the weights of which are downloaded where they are missing.
             maps: ``own-scaler``, or a file that `milo_restore.teach.maps.fit_maps` or `save` wrote, with the
                 very same weights.
@@ -181,8 +181,8 @@ def load_member(name: str) -> Member:
         ConfigError: no such member, or one whose weights are not at hand.
         WeightsError: its weights are missing and cannot be downloaded, or damaged.
     """
-    if name in ENHANCED:
-        return Member(name, load_enhanced(name), MosMap())
+    if name in E_PIXEL:
+        return Member(name, load_e_pixel(name), MosMap())
     if name in ("official", "mini"):
         return Member(name, MILO.from_pretrained(name), MosMap())
     mend = f"It is {ABSENT[name]}" if name in ABSENT else did_you_mean(name, MEMBERS)
@@ -196,11 +196,11 @@ def _names(teacher: str | Sequence[str]) -> tuple[list[str], dict[str, str]]:
         if len(set(names)) != len(names):
             raise ConfigError(f"a member is named twice: {', '.join(names)}", where="teacher")
         return names, {}
-    found = [name for name in ENHANCED if find_weights(name) is not None]
-    missing = [name for name in ENHANCED if name not in found]
+    found = [name for name in E_PIXEL if find_weights(name) is not None]
+    missing = [name for name in E_PIXEL if name not in found]
     if not found:
-        mend = f"Run 'milo-restore assets fetch {' '.join(ENHANCED)}', or use the teacher 'official' or 'mini'"
-        raise WeightsError("no masking-enhanced metric's weights are here", where="teacher 'ensemble'", mend=mend)
+        mend = f"Run 'milo-restore assets fetch {' '.join(E_PIXEL)}', or use the teacher 'official' or 'mini'"
+        raise WeightsError("no E-metric's weights are here", where="teacher 'ensemble'", mend=mend)
     return found, dict.fromkeys(missing, "weights not here ('milo-restore assets fetch NAME')") | ABSENT
 
 

@@ -10,7 +10,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def freeze_into_buffers(module: M) -> M:
-    """Replace every parameter of ``module`` by a non-persistent buffer, in place, and set eval mode.
+    """Make every parameter and every buffer of ``module`` a non-persistent buffer, in place, and set eval mode.
 
     ``requires_grad = False`` would leave the weights in ``parameters()``, and so in a careless optimizer's weight
     decay, an EMA and a state dict; buffers still follow ``.to(device)``.
@@ -19,4 +19,6 @@ def freeze_into_buffers(module: M) -> M:
         for name, parameter in list(part.named_parameters(recurse=False)):
             delattr(part, name)
             part.register_buffer(name, parameter.detach(), persistent=False)
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            part.register_buffer(name, buffer, persistent=False)
     return module.eval()

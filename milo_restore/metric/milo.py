@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,18 +23,33 @@ from milo_restore.metric.checks import (
     check_latent_values,
     check_pair,
     fold_video,
+    image_channels,
     strange_to_the_tiny_world,
 )
 from milo_restore.metric.freeze import freeze_into_buffers
 from milo_restore.metric.network import N_SCALES, MaskNetwork, ScoreScaler, traced, visibility_mask
 from milo_restore.metric.weights import WeightsInfo, load_weights
 
-M = TypeVar("M", bound="MaskedError")
+M = TypeVar("M", bound="MaskedMetric")
 Reduction = Literal["none", "mean", "sum"]
 
 
-class MaskedError(nn.Module, ABC):
-    """What MILO and LatentMILO share. Use one of those two.
+class MILOScores(NamedTuple):
+    """The three scores of a batch, each as the metric's method of that name gives it: (N,) float32 by default.
+
+    Attributes:
+        raw_error: what calling the metric gives; 0 for identical images, lower is better.
+        quality: upstream's "Quality Score", in [0, 0.869]; lower is better.
+        mos: predicted mean opinion score, in (0, 5); higher is better.
+    """
+
+    raw_error: Tensor
+    quality: Tensor
+    mos: Tensor
+
+
+class MaskedMetric(nn.Module, ABC):
+    """Base of `MILO` and `LatentMILO`; use one of those two.
 
     A metric is frozen: its weights are buffers, so that no optimizer, gradient, DDP bucket or state dict ever sees
     them. `untrained` gives one to train. Making one leaves torch's random numbers as they were.
@@ -144,23 +159,22 @@ class MaskedError(nn.Module, ABC):
         return self._reduce(self._raw(image, reference))
 
     def mask(self, image: Tensor, reference: Tensor) -> Tensor:
-        """The visibility mask, (N, 1, H, W) or (N, T, 1, H, W), in (0, 4); divide by `n_scales` for (0, 1).
+        """The visibility mask as upstream's program has it, (N, 1, H, W) or (N, T, 1, H, W), in (0, 4).
 
-        Arguments as in `forward`.
+        It is the sum of one visibility in (0, 1) per scale. Divided by `n_scales` it is the m in (0, 1) of the losses'
+        formulas and of their ``mask``. Arguments as in `forward`.
         """
         image, reference, videos = self._prepare(image, reference)
         return self._unfold(self.predict_mask(image, reference), videos)
 
     def map(self, image: Tensor, reference: Tensor) -> Tensor:
-        """Where the visible errors are: S(masked error, mean over channels) - S(0), in [0, 0.869).
+        """Map of visible errors: S(masked error, mean over channels) - S(0), in [0, 0.869).
 
         S is the learned map from masked error to (0, 1); 0 means no visible error. Arguments as in `forward`, shapes as
         in `mask`.
         """
         error, videos = self._masked_error(image, reference)
-        error = error.mean(1, keepdim=True)
-        zero = self.scaler(torch.zeros_like(error))  # a scalar S(0) may round differently
-        return self._unfold(self.scaler(error) - zero, videos)
+        return self._unfold(self._map_of(error), videos)
 
     def quality(self, image: Tensor, reference: Tensor) -> Tensor:
         """Mean of `map` per image, upstream's "Quality Score"; shapes as in `forward`.
@@ -175,6 +189,12 @@ class MaskedError(nn.Module, ABC):
         Higher is better. Identical images get 4.346 from the official weights, not 5.
         """
         return self._reduce(self.mos_of(self._raw(image, reference)))
+
+    def scores(self, image: Tensor, reference: Tensor) -> MILOScores:
+        """Raw error, `quality` and `mos` for one pass through the mask network; arguments and errors as `forward`."""
+        error, videos = self._masked_error(image, reference)
+        raw, quality = (self._unfold(each.mean((1, 2, 3)), videos) for each in (error, self._map_of(error)))
+        return MILOScores(*map(self._reduce, (raw, quality, self.mos_of(raw))))
 
     def mos_of(self, error: Tensor) -> Tensor:
         """The mean opinion scores that raw errors stand for: 5 (1 - S(error)), the same shape."""
@@ -210,6 +230,10 @@ class MaskedError(nn.Module, ABC):
         error, videos = self._masked_error(image, reference)
         return self._unfold(error.mean((1, 2, 3)), videos)
 
+    def _map_of(self, error: Tensor) -> Tensor:
+        error = error.mean(1, keepdim=True)
+        return self.scaler(error) - self.scaler(torch.zeros_like(error))  # a scalar S(0) may round differently
+
     def _masked_error(self, image: Tensor, reference: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         image, reference, videos = self._prepare(image, reference)
         return self.predict_mask(image, reference) * (image - reference).abs(), videos
@@ -222,7 +246,7 @@ class MaskedError(nn.Module, ABC):
         return image.float(), reference.float(), videos
 
     def channels_of(self, image: Tensor) -> int:
-        """How many channels an image should have."""
+        """Number of channels that an image should have."""
         return self.channels
 
     @abstractmethod
@@ -235,10 +259,10 @@ class MaskedError(nn.Module, ABC):
         return scores if self.reduction == "none" else getattr(scores, self.reduction)()
 
 
-class MILO(MaskedError):
+class MILO(MaskedMetric):
     """MILO on RGB images in [0, 1]; grey (N, 1, H, W) is repeated to three channels.
 
-    Arguments as in `MaskedError`.
+    Arguments as in `MaskedMetric`.
 
     Example:
         >>> import torch
@@ -259,19 +283,19 @@ class MILO(MaskedError):
     _shipped = "milo_mini.safetensors"
 
     def predict_mask(self, image: Tensor, reference: Tensor) -> Tensor:
-        """As in `MaskedError`, with grey images repeated to three channels."""
+        """Predict the mask as `MaskedMetric` does, with grey images repeated to three channels."""
         return super().predict_mask(as_rgb(image), as_rgb(reference))
 
     def channels_of(self, image: Tensor) -> int:
-        """As in `MaskedError`; grey images are as good as RGB ones."""
-        return 1 if isinstance(image, Tensor) and image.ndim == 4 and image.shape[1] == 1 else 3
+        """Number of channels that an image should have: 1 for a grey one, else 3."""
+        return image_channels(image)
 
     def _refuse_values(self, image: Tensor, reference: Tensor) -> None:
         check_image_values(image, reference)
 
 
-class LatentMILO(MaskedError):
-    """MILO on latents (N, 4, h, w), times the VAE's scaling factor. Arguments as in `MaskedError`, but not ``auto``.
+class LatentMILO(MaskedMetric):
+    """MILO on latents (N, 4, h, w), times the VAE's scaling factor. Arguments as in `MaskedMetric`, but not ``auto``.
 
     ``official`` is for latents of Stable Diffusion 1 or 2's VAE, times 0.18215; ``mini`` for those of the shipped tiny
     world's VAE (see `milo_restore.models.tiny`), and warns once where latents are none of these for certain. Latents of

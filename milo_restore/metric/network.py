@@ -50,7 +50,7 @@ class MaskNetwork(nn.Sequential):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the wide convolutions compute in."""
+        """Dtype that the wide convolutions compute in."""
         return self._wide()[0].weight.dtype
 
     def _wide(self) -> list[nn.Conv2d]:
@@ -91,9 +91,7 @@ def visibility_mask(network: MaskNetwork, image: Tensor, reference: Tensor) -> T
     """
     constant = not traced() and not (torch.is_grad_enabled() and _wants_gradient(network, image, reference))
     one_level = _in_strips if constant else _whole
-    levels = [(image, reference)]
-    for _ in range(N_SCALES - 1):
-        levels.append((F.avg_pool2d(levels[-1][0], 2), F.avg_pool2d(levels[-1][1], 2)))
+    levels = list(zip(pyramid(image), pyramid(reference)))
     mask: Tensor | None = None
     for image, reference in reversed(levels):
         above = torch.zeros_like(image[:, :1]) if mask is None else double(mask, image)
@@ -102,8 +100,16 @@ def visibility_mask(network: MaskNetwork, image: Tensor, reference: Tensor) -> T
     return mask
 
 
+def pyramid(image: Tensor) -> list[Tensor]:
+    """`N_SCALES` levels, fine to coarse: the image itself, then each the means of the last one's 2x2 blocks."""
+    levels = [image]
+    for _ in range(N_SCALES - 1):
+        levels.append(F.avg_pool2d(levels[-1], 2))
+    return levels
+
+
 def traced() -> bool:
-    """Whether a compiler or an exporter looks on: it sees shapes, but no values, and one path for all sizes."""
+    """True while a compiler or an exporter traces: it sees shapes, but no values, and one path for all sizes."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 

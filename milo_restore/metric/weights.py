@@ -1,4 +1,4 @@
-"""Where a metric's weights come from: the authors' files, the small ones shipped here, or a path."""
+"""Weights of a metric: the authors' files, the small ones shipped here, or a path."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 AUTO_TIMEOUT = 5.0
 """Seconds that ``auto`` waits for a server to answer."""
 
-# Upstream's names of the layers, in MILO's files and in those of the masking-enhanced metrics, and ours.
+# Upstream's names of the layers, in MILO's files and in those of the E-metrics, and ours.
 _RENAMED = {
     "mask_finder_1.netBasic.": "mask_network.",
     "mask_finder_1.conv1.0.": "mask_network.0.",
@@ -32,7 +32,7 @@ _RENAMED = {
 
 @dataclass(frozen=True)
 class Agreement:
-    """How near weights taught here come to their teacher's, as their file says; None where it says nothing.
+    """Recorded agreement of weights taught here with their teacher's; None where the file has no record.
 
     Attributes:
         gradient_cosine: of the loss's gradients, with the mask as a constant.
@@ -98,7 +98,7 @@ def load_weights(name: str | Path, asset: str, shipped: str | None) -> tuple[Sta
 
 @functools.cache
 def _choose(asset: str, shipped: str | None) -> str:
-    """What ``auto`` means here; decided and said once per process."""
+    """Choice of ``auto``: ``official`` or ``mini``; decided and said once per process."""
     _shipped_file(shipped, "auto")
     found = find_weights(asset)
     try:

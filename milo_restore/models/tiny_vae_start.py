@@ -1,4 +1,4 @@
-"""Where the tiny VAE's training starts: colours averaged over 8x8 pixels, and interpolated back.
+"""Initial weights of the tiny VAE: colours averaged over 8x8 pixels, and interpolated back.
 
 From PyTorch's own random weights this VAE was at 19.5 dB after 1,500 steps; from here it is at 22.3 dB after 250.
 """

@@ -26,7 +26,7 @@ from milo_restore.opinions.datasets import OpinionPair
 
 @dataclass(frozen=True)
 class MetricResult:
-    """What one metric said and how that follows the opinions.
+    """Scores of one metric, and their correlation with the opinions.
 
     Attributes:
         metric: which.

@@ -80,7 +80,7 @@ def opinion_pairs(
 def present_pairs(
     dataset: str, root: str | Path, split: str | None = None, *, table: str | Path | None = None
 ) -> tuple[list[OpinionPair], int]:
-    """As `opinion_pairs`, for a part of a data set: pairs without images are left out, and the table may be shorter.
+    """Read `opinion_pairs` of a part of a data set: pairs without images are left out, and the table may be shorter.
 
     Returns:
         The pairs whose two images are there, and how many pairs the table (or the split) has.

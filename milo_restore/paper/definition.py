@@ -110,7 +110,7 @@ class Milo(Commands):
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the experiment is.
+    """Size of an experiment and the commands that run it.
 
     Attributes:
         budget: what a row costs, and what it is tested on.
@@ -222,7 +222,7 @@ def find_rows(table: Table, wanted: list[str]) -> list[Row]:
 
 
 def mentions(template: str, placeholder: str) -> bool:
-    """Whether a command template holds ``$placeholder``."""
+    """True if a command template holds ``$placeholder``."""
     return placeholder in _identifiers(template)
 
 

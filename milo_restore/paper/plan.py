@@ -1,4 +1,4 @@
-"""What a table takes: which commands make which folders, in which order.
+"""Plan of a table: the commands, the folders that they make, and their order.
 
 OUT/shared/                                 what trainings share, such as cached latents
 OUT/table1/milo/10k/                        a MILO trained for a row's loss
@@ -165,4 +165,5 @@ def _evaluate(folder: Path, images: Job, metrics: Sequence[str], *, references: 
     words = ["milo-restore", "evaluate", "--pred", str(folder / "restored"), "--input", str(images.folder / "input")]
     if references:
         words += ["--ref", str(images.folder / "ref")]
+    # --out and not --output: a finished cell's commands are compared with these, word by word.
     return (*words, "--metrics", *names, "--skip-unavailable", "--out", str(folder / RESULTS))

@@ -1,4 +1,4 @@
-"""Where a cell's numbers come from: what ``provenance.json`` says, which the report shows."""
+"""Provenance of a cell's numbers: the content of ``provenance.json``, which the report shows."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def is_finished(cell: Cell, available: set[str]) -> bool:
         return False  # measured by hand: what is known of it is read from the cache
     before = json.loads(record.read_text(encoding="utf-8"))["commands"]
     if before != [job.text for job in cell.jobs]:
-        mend = "Move the folder away, or name another --out"
+        mend = "Move the folder away, or name another --output"
         raise ConfigError("was made by other commands than today's", where=cell.folder, mend=mend)
     measured = read_results(cell.folder / RESULTS)["metrics"]
     return all(name in measured or name not in available for name in _measured_by(cell.jobs[-1]))

@@ -1,4 +1,4 @@
-"""What the report is made of: measured runs, put side by side where they restored the same images."""
+"""Content of the report: measured runs, put side by side where they restored the same images."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Run:
     provenance: dict[str, Any]
 
     def picture(self, role: str, image: dict[str, Any]) -> Path | None:
-        """Where an image's ``pred``, ``ref`` or ``input`` lies; None where the run has none."""
+        """Path of an image's ``pred``, ``ref`` or ``input``; None where the run has none."""
         folder, name = self.results[role], image[role]
         return None if folder is None or name is None else Path(folder) / name
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the images, without suffix."""
+        """Names of the images, without suffix."""
         return tuple(Path(image["name"]).stem for image in self.results["images"])
 
 
@@ -54,7 +54,7 @@ class Group:
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """What is known of each metric that some run measured, by name."""
+        """Description of each metric that some run measured, by name."""
         found: dict[str, dict[str, Any]] = {}
         for run in self.runs:
             for name, about in run.results["metrics"].items():
@@ -63,7 +63,7 @@ class Group:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the images."""
+        """Names of the images."""
         return self.runs[0].names
 
     @property
@@ -92,7 +92,7 @@ class Group:
         return names[0] if names else None
 
     def values(self, metric: str) -> list[list[float | None]]:
-        """Of every image, of every run."""
+        """Values of every image, of every run."""
         return [[image["values"].get(metric) for image in run.results["images"]] for run in self.runs]
 
 
@@ -134,7 +134,7 @@ def find_results(path: Path) -> list[Path]:
     if path.is_dir():
         files = [path / RESULTS] if (path / RESULTS).is_file() else sorted(path.rglob(RESULTS))
     if not files or not files[0].is_file():
-        mend = "Give a run folder that has finished, or a folder or file that 'milo-restore evaluate --out' wrote"
+        mend = "Give a run folder that has finished, or a folder or file that 'milo-restore evaluate --output' wrote"
         raise DataError("no such results", where=path, mend=mend)
     return files
 

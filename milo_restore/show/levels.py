@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from milo_restore.data import to_tensor
 from milo_restore.data.kadid import DISTORTIONS, LEVELS, Distortion, GeneratorName, distort
-from milo_restore.metric import MaskedError
+from milo_restore.metric import MaskedMetric
 
 Picture = NDArray[np.uint8]
 
@@ -34,7 +34,7 @@ class Prediction(NamedTuple):
 
 
 def predictions(
-    metric: MaskedError, device: torch.device | str, name: str, steps: Sequence[Picture], kind: Distortion
+    metric: MaskedMetric, device: torch.device | str, name: str, steps: Sequence[Picture], kind: Distortion
 ) -> list[Prediction]:
     """MILO's predicted MOS of an image and its distorted versions.
 

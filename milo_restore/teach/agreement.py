@@ -1,4 +1,4 @@
-"""How far a metric in training agrees with opinions, people's or a teacher's, on pairs that it does not train on."""
+"""Agreement of a metric in training with opinions, people's or a teacher's, on pairs that it does not train on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from milo_restore.data import keyed_rng, read_image, to_tensor
-from milo_restore.metric import MaskedError
+from milo_restore.metric import MaskedMetric
 from milo_restore.opinions.datasets import opinion_pairs
 from milo_restore.opinions.logistic import fit_logistic
 from milo_restore.teach.latent_pairs import mask_of_cells
@@ -133,7 +133,7 @@ def as_they_are(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def agreement(metric: MaskedError, held_out: HeldOut, device: torch.device) -> dict[str, float]:
+def agreement(metric: MaskedMetric, held_out: HeldOut, device: torch.device) -> dict[str, float]:
     """Spearman's correlation of predicted MOS with opinions, and Pearson's after the logistic; 0 where undefined.
 
     Returns:
@@ -154,8 +154,8 @@ def agreement(metric: MaskedError, held_out: HeldOut, device: torch.device) -> d
 
 
 @torch.no_grad()
-def mask_agreement(metric: MaskedError, held_out: HeldOut, device: torch.device) -> dict[str, float]:
-    """How far a metric and the teacher of ``held_out`` find the same pixels or cells at fault; medians over the pairs.
+def mask_agreement(metric: MaskedMetric, held_out: HeldOut, device: torch.device) -> dict[str, float]:
+    """Agreement of a metric's masks and gradients with those of ``held_out``'s teacher; medians over the pairs.
 
     Returns:
         ``mask_correlation``, Pearson's, pixel by pixel, constant masks left out; and ``gradient_cosine``, of the two

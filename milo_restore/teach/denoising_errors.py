@@ -1,4 +1,4 @@
-"""What denoisers see and leave behind, as pairs for training MILO: noise, blurred noise, what denoising made of it."""
+"""Pairs of a denoiser's inputs and outputs for training MILO: noise, blurred noise, and their denoised images."""
 
 from __future__ import annotations
 

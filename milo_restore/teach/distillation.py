@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from milo_restore.metric.network import N_SCALES, MaskNetwork, double
+from milo_restore.metric.network import N_SCALES, MaskNetwork, double, pyramid
 
 LOGIT_RANGE = 20.0
 """Beyond +-20 a sigmoid is 0 or 1 to float32's last bit: no use in asking for more."""
 
 
 class Followed(NamedTuple):
-    """What `follow` finds.
+    """Result of `follow`.
 
     Attributes:
         divergence: scalar, of the student's visibilities from the teacher's.
@@ -80,9 +80,7 @@ def follow(
         reference: same shape.
         hints: compare hidden features, too.
     """
-    levels = [torch.cat([image, reference], 1).float()]
-    for _ in range(N_SCALES - 1):
-        levels.append(F.avg_pool2d(levels[-1], 2))
+    levels = pyramid(torch.cat([image, reference], 1).float())
     above = levels[-1].new_zeros(len(image), 1, *levels[-1].shape[2:])
     divergence, hint = image.new_zeros(()), image.new_zeros(())
     mask = above

@@ -25,7 +25,7 @@ from milo_restore.teach.pairs import DistortedPairs
 
 
 class LatentPairs(Dataset[dict[str, Any]]):
-    """What `DistortedPairs` gives, as latents with labels, read from a cache. Make it with `encode_pairs`.
+    """Pairs of `DistortedPairs` as latents with labels, read from a cache. Make it with `encode_pairs`.
 
     The cache holds one file per reference image: its latent, those of its distorted versions, and their labels.
 
@@ -42,10 +42,10 @@ class LatentPairs(Dataset[dict[str, Any]]):
         self._names = np.zeros((len(pairs.references), 16), np.uint8)
 
     def file(self, reference: int) -> Path:
-        """Where a reference's latents are: named by a digest of its pixels, its distortions and ``identity``."""
+        """Path of a reference's latents, named by a digest of its pixels, its distortions and ``identity``."""
         if not self._names[reference].any():
             # Which distortion a single one is depends on the place in the list, and that on how many were chosen.
-            made = [pair[1:] for pair in self.pairs.of(reference)]
+            made = [pair[1:] for pair in self.pairs.pairs_of(reference)]
             head = json.dumps([self.identity, made]).encode()
             digest = hashlib.sha256(head + b"\0" + self.pairs.square_of(reference).tobytes()).digest()
             self._names[reference] = np.frombuffer(digest[:16], np.uint8)
@@ -67,7 +67,7 @@ class LatentPairs(Dataset[dict[str, Any]]):
             what = f"a patch of {key[3]} is not the whole square of {self.pairs.square}"
             raise ConfigError(what, where="patch", mend="Latents are not cropped: use the two same numbers")
         pair = self.pairs.at(key[2])
-        place = self.pairs.place(pair)
+        place = self.pairs.index_of(pair)
         path = self.file(pair.reference)
         try:
             with safe_open(path, "pt") as file:
@@ -124,7 +124,7 @@ def encode_pairs(
         if number % share[1] != share[0] or path.exists():
             continue
         reference = to_tensor(pairs.square_of(number))[None].to(device)
-        arrays = [pairs.images(pair)[0] for pair in pairs.of(number)]
+        arrays = [pairs.images(pair)[0] for pair in pairs.pairs_of(number)]
         parts: list[Tensor] = []
         labels: list[Tensor] = []
         masks: list[Tensor] = []

@@ -65,7 +65,7 @@ def _fit(
     if not fit.converged:
         mend = "Use more pairs, of all distortions and levels, or the map 'own-scaler'"
         raise DataError(f"the logistic fit did not converge ({fit.reason})", where=where, mend=mend)
-    if (fit.beta[0] > fit.beta[1]) == getattr(member.metric, "lower_better", True):
+    if (fit.beta[0] > fit.beta[1]) != member.metric.higher_is_better:
         mend = "Check that opinions and images belong together"
         raise DataError("the fitted logistic gives worse images a higher MOS", where=where, mend=mend)
     return fit.beta

@@ -131,13 +131,13 @@ class DistortedPairs(Dataset[dict[str, Any]]):
         reference, kind = divmod(rest, len(self.distortions))
         return Pair(reference, self.distortions[kind], level + 1)
 
-    def of(self, reference: int) -> list[Pair]:
+    def pairs_of(self, reference: int) -> list[Pair]:
         """All pairs of one reference, in the order of `pair`."""
         count = 1 if self.one_each else len(self.distortions) * LEVELS
         return [self.pair(reference * count + place) for place in range(count)]
 
-    def place(self, pair: Pair) -> int:
-        """Where a pair stands in `of` its reference."""
+    def index_of(self, pair: Pair) -> int:
+        """Index of a pair in `pairs_of` its reference."""
         return 0 if self.one_each else self.distortions.index(pair.distortion) * LEVELS + pair.level - 1
 
     def at(self, position: int) -> Pair:
@@ -160,11 +160,11 @@ class DistortedPairs(Dataset[dict[str, Any]]):
         return distorted, reference
 
     def name(self, pair: Pair) -> str:
-        """What to call a pair in messages: the image, the distortion, the level."""
+        """Name of a pair in messages: the image, the distortion, the level."""
         return f"{self.reference_name(pair.reference)} distortion {pair.distortion} level {pair.level}"
 
     def reference_name(self, number: int) -> str:
-        """What to call a reference image in messages."""
+        """Name of a reference image in messages."""
         reference = self.references[number]
         return reference.name if isinstance(reference, Path) else reference[0]
 

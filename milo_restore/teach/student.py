@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from milo_restore.metric import MaskedError
+from milo_restore.metric import MaskedMetric
 from milo_restore.teach.distillation import Hints, follow
 
 
 class Taught(NamedTuple):
-    """What a teacher of masks says of a batch.
+    """Targets that a teacher of masks gives for a batch.
 
     Attributes:
         mos: (N,), its mean opinion scores.
@@ -28,7 +28,7 @@ class Taught(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What a metric in training says of a batch.
+    """Outputs of a metric in training for a batch.
 
     Attributes:
         mos: (N,), predicted mean opinion scores.
@@ -52,7 +52,7 @@ class MOSTraining(nn.Module):
         hints: let hidden layers tell the teacher's, too; see `Hints`.
     """
 
-    def __init__(self, metric: MaskedError, teacher: MaskedError | None = None, *, hints: bool = False) -> None:
+    def __init__(self, metric: MaskedMetric, teacher: MaskedMetric | None = None, *, hints: bool = False) -> None:
         super().__init__()
         self.metric, self.teacher = metric, teacher
         self.hints = Hints(metric.mask_network) if hints else None
@@ -74,7 +74,7 @@ class MOSTraining(nn.Module):
 
 
 @torch.no_grad()
-def initialise(metric: MaskedError) -> None:
+def initialise(metric: MaskedMetric) -> None:
     """Random weights that training starts from; with torch's defaults the mask stays at 1/2 and S flat for very long.
 
     He's initialisation, for torch's own shrinks a signal threefold per layer, and errors are small already. Half of

@@ -18,7 +18,7 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class RunArguments:
-    """What a recipe is told beside its configuration.
+    """Arguments of a recipe beside its configuration.
 
     Attributes:
         output: the run folder.

@@ -24,7 +24,7 @@ class MicroBatch(NamedTuple):
     share: float
 
     def names(self) -> list[str]:
-        """What to call its samples in a message: ``batch["name"]``, or else their positions in the run."""
+        """Names of its samples in a message: ``batch["name"]``, or else their positions in the run."""
         names = self.batch.get("name")
         return [str(name) for name in names] if names is not None else [f"sample {k.position}" for k in self.keys]
 

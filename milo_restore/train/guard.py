@@ -24,7 +24,7 @@ Step = Callable[[nn.Module, dict[str, Any], int], "Tensor | tuple[Tensor, dict[s
 
 @dataclass
 class Outcome:
-    """What a step came to; equal on all processes."""
+    """Outcome of a step; equal on all processes."""
 
     loss: float  # mean over the effective batch
     gradient_norm: float  # of the whole gradient, before clipping

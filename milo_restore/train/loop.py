@@ -32,7 +32,7 @@ from milo_restore.train.watch import GamingWatch
 
 @dataclass(frozen=True)
 class FitResult:
-    """How a call of `fit` ended."""
+    """Result of `fit`."""
 
     step: int  # the last step done
     finished: bool  # whether that was the last of the run; then ``final`` exists
@@ -46,13 +46,13 @@ class FitResult:
 
     @property
     def exit_code(self) -> int:
-        """What a program that only trains should end with: 0, or 128 + the signal that stopped it, as in shells."""
+        """Exit code of a program that only trains: 0, or 128 + the signal that stopped it, as in shells."""
         return 128 + self.signal if self.signal is not None else 0
 
 
 @dataclass
 class _Run:
-    """What the functions below share."""
+    """State of one call of `fit`."""
 
     state: TrainingState
     journal: Journal

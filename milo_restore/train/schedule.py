@@ -1,4 +1,4 @@
-"""What each step uses, as pure functions of its number: nothing to save, nothing to restore wrongly."""
+"""Schedules as pure functions of a step's number: nothing to save, nothing to restore wrongly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training run is told: its length, its optimiser, its rhythm. Plain frozen dataclasses."""
+"""Settings of a training run: its length, its optimiser, its rhythm. Plain frozen dataclasses."""
 
 from __future__ import annotations
 

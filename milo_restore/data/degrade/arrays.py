@@ -1,4 +1,4 @@
-"""What the degradations share on arrays: blur, resize, noise, JPEG, all of (H, W, 3) float32 RGB."""
+"""Operations of the degradations on arrays: blur, resize, noise, JPEG, all of (H, W, 3) float32 RGB."""
 
 from __future__ import annotations
 

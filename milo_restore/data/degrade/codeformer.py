@@ -55,7 +55,7 @@ class FaceSettings(CodeFormerSettings):
 
 
 class CodeFormerDraw(NamedTuple):
-    """What is drawn for one image, but for the noise itself."""
+    """Random parameters of one image, but for the noise itself."""
 
     kernel: Kernel
     downsample: float

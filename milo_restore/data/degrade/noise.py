@@ -40,7 +40,7 @@ class BlindNoiseSettings:
 
 
 class CameraDraw(NamedTuple):
-    """What is drawn for one image of the realistic share, but for the noise itself."""
+    """Random parameters of one image of the realistic share, but for the noise itself."""
 
     shot: float
     read: float

@@ -101,7 +101,7 @@ class RealESRGANSettings:
 
 
 class PassDraw(NamedTuple):
-    """What is drawn for one pass over one image, but for the noise itself."""
+    """Random parameters of one pass over one image, but for the noise itself."""
 
     kernel: Kernel | None
     resize: float
@@ -113,7 +113,7 @@ class PassDraw(NamedTuple):
 
 
 class RealESRGANDraw(NamedTuple):
-    """What is drawn for one image, but for the noise itself."""
+    """Random parameters of one image, but for the noise itself."""
 
     first: PassDraw
     second: PassDraw

@@ -1,4 +1,4 @@
-"""MILO, the masking-enhanced metrics, and the surrogate of the paper's ensemble, as metrics of a folder of images."""
+"""MILO, the E-metrics, and the surrogate of the paper's ensemble, as metrics of a folder of images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from milo_restore.measure.metrics.protocol import Protocol
 
 
 def load_masked(name: str, protocol: Protocol, device: torch.device) -> Metric:
-    """MILO or a masking-enhanced metric: its raw value.
+    """MILO or an E-metric: its raw value.
 
     Args:
         name: with weights after a colon, or with the published ones.
@@ -34,21 +34,30 @@ def load_masked(name: str, protocol: Protocol, device: torch.device) -> Metric:
         with torch.no_grad():
             return [float(value) for value in module(batch.image_tensor, reference=batch.reference_tensor)]
 
-    lower = bool(getattr(module, "lower_better", True))
-    return Metric(name, lower, True, OURS, base, str(module.weights), module.weights.sha256, measure, module=module)
+    return Metric(
+        name,
+        not module.higher_is_better,
+        True,
+        OURS,
+        base,
+        str(module.weights),
+        module.weights.sha256,
+        measure,
+        module=module,
+    )
 
 
 def load_surrogate(name: str, protocol: Protocol, device: torch.device) -> Metric:
-    """The mean of all four public masking-enhanced metrics' MOS: all four, or it would be another one elsewhere.
+    """The mean of all four public E-metrics' MOS: all four, or it would be another one elsewhere.
 
     Raises:
         MetricUnavailable: one's weights cannot be had.
     """
-    from milo_restore.metric import ENHANCED
+    from milo_restore.metric import E_PIXEL
     from milo_restore.metric.ensemble import PseudoMOS
 
     try:
-        teacher = PseudoMOS.from_names(ENHANCED).to(device)
+        teacher = PseudoMOS.from_names(E_PIXEL).to(device)
     except MiloRestoreError as error:
         raise _unavailable(name, error) from error
     content = json.dumps(teacher.to_json()["members"], sort_keys=True)
@@ -71,11 +80,11 @@ METRICS = {
 
 
 def _module(base: str, weights: str) -> Any:
-    from milo_restore.metric import FEATURE_METRICS, MILO, load_enhanced, load_feature_metric
+    from milo_restore.metric import E_FEATURES, MILO, load_e_features, load_e_pixel
 
     if base == "milo":
         return MILO.from_pretrained(weights)
-    return load_feature_metric(base, weights) if base in FEATURE_METRICS else load_enhanced(base, weights)
+    return load_e_features(base, weights) if base in E_FEATURES else load_e_pixel(base, weights)
 
 
 def _unavailable(name: str, error: MiloRestoreError) -> MetricUnavailable:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from milo_restore.errors import DataError
 from milo_restore.files.hashes import tensors_sha256
-from milo_restore.measure.metrics.metric import Batch, Known, Metric, MetricUnavailable, base_name
+from milo_restore.measure.metrics.metric import Batch, Known, Metric, MetricUnavailable, base_name, random_state_kept
 from milo_restore.measure.metrics.protocol import Protocol
 
 _PATIENCE = 15.0  # seconds for a server to answer
@@ -143,16 +143,11 @@ def quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _one_seed(device: torch.device) -> Iterator[None]:
     """The three generators at one seed, and afterwards where they were."""
-    numbers, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002  (pyiqa draws its crops from it)
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(_SEED)
-            random.seed(_SEED)
-            np.random.seed(_SEED)  # noqa: NPY002
-            yield
-    finally:
-        random.setstate(numbers)
-        np.random.set_state(legacy)  # noqa: NPY002
+    with random_state_kept(device):
+        torch.manual_seed(_SEED)
+        random.seed(_SEED)
+        np.random.seed(_SEED)  # noqa: NPY002  (pyiqa draws its crops from it)
+        yield
 
 
 @contextlib.contextmanager

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 
 from milo_restore.errors import MiloRestoreError
-from milo_restore.measure.metrics.metric import Metric, MetricUnavailable, base_name
+from milo_restore.measure.metrics.metric import Metric, MetricUnavailable, base_name, random_state_kept
 from milo_restore.measure.metrics.protocol import Protocol
 from milo_restore.measure.metrics.table import ABSENT, find_metric
 from milo_restore.processes import gather
 
 
 def load_metric(name: str, protocol: Protocol | None = None, device: torch.device | str = "cpu") -> Metric:
-    """A metric on its device. What must be downloaded is downloaded here, or refused within seconds.
+    """A metric on its device; random states stay as they were. Downloads come here, or are refused within seconds.
 
     Args:
         name: see `milo_restore.measure.metrics.table`.
@@ -32,7 +32,9 @@ def load_metric(name: str, protocol: Protocol | None = None, device: torch.devic
         if base == "ens":
             mend = "Use ens-surrogate, which names its members and is not comparable with the paper's column"
         raise MetricUnavailable(ABSENT[base], where=name, mend=mend)
-    return row.load(name, protocol or Protocol(), torch.device(device))
+    place = torch.device(device)
+    with random_state_kept(place):  # some packages draw weights before they load them
+        return row.load(name, protocol or Protocol(), place)
 
 
 def load_metrics(

@@ -1,8 +1,10 @@
-"""What a metric is and what it is given."""
+"""A metric by name, the batch it measures, and its row in the table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -105,7 +107,7 @@ class Metric:
     module: Any = None
 
     def identity(self) -> dict[str, str | None]:
-        """What a value depends on, beside the images: the key of the cache."""
+        """Everything a value depends on, beside the images: the key of the cache."""
         software = f"{self.source}, {self.settings}" if self.settings else self.source
         return {"metric": base_name(self.name), "software": software, "weights_sha256": self.weights_sha256}
 
@@ -131,6 +133,18 @@ class Known:
     load: Callable[[str, Protocol, torch.device], Metric]
     reference: bool = True
     weights: bool = False
+
+
+@contextlib.contextmanager
+def random_state_kept(device: torch.device) -> Iterator[None]:
+    """Leave the random numbers of torch, numpy and Python as they were, whatever other software draws meanwhile."""
+    numbers, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(numbers)
+        np.random.set_state(legacy)  # noqa: NPY002
 
 
 def base_name(name: str) -> str:

@@ -12,7 +12,7 @@ _SSIM = "Gaussian window 11x11, sigma 1.5, K 0.01 and 0.03, valid pixels only, n
 
 @dataclass(frozen=True)
 class Protocol:
-    """How images become numbers. Only `psnr` and `ssim` have choices; all other metrics see the whole RGB image.
+    """Colour and border of `psnr` and `ssim`; all other metrics see the whole RGB image.
 
     Attributes:
         colour: ``rgb``, or ``y``: the luma of YCbCr in BasicSR's limited range, 16 to 235, not rounded.

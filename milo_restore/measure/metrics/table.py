@@ -17,7 +17,7 @@ Ours may carry weights after a colon, so that one table can compare them: ``milo
 ``milo:auto`` and ``milo:PATH`` are others; ``e-mae`` to ``e-dists`` take a path.
 
 Ens., the paper's ensemble, cannot be measured: its E-DeepWSD and the common scale of its members are unpublished.
-``ens-surrogate`` is another number, the mean of four masking-enhanced metrics' predicted MOS, and says so.
+``ens-surrogate`` is another number, the mean of four E-metrics' predicted MOS, and says so.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ LEVELS = 5
 
 
 def low_frequencies(images: Tensor, levels: int = LEVELS) -> Tensor:
-    """What an undecimated wavelet ("a trous") leaves after ``levels`` levels; beyond the border its pixels go on.
+    """Residual of an undecimated wavelet ("a trous") after ``levels`` levels; beyond the border its pixels go on.
 
     Each level blurs by (1, 2, 1) / 4 along both axes, with taps twice as far apart as on the level before: after five,
     waves with periods up to some 32 pixels are gone.

@@ -53,7 +53,7 @@ VAE_ROUNDS = 2
 
 @dataclass
 class DiffBIROutput(BaseOutput):
-    """What the pipeline returns.
+    """Output of the pipeline.
 
     Attributes:
         images: the restored images: (N, 3, H, W) in [0, 1] for ``pt``, (N, H, W, 3) for ``np``, a list for ``pil``.

@@ -21,7 +21,7 @@ Restore = Callable[[RestorationPair, int], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How images are restored for the samples and the final evaluation."""
+    """Sampling settings of the samples and the final evaluation."""
 
     steps: int = 50  # DiffBIR v2's
     guidance_scale: float = 4.0  # classifier-free guidance against the negative prompt; 1: none
