@@ -61,8 +61,7 @@ def test_the_numbers_are_those_of_the_results(runs, tmp_path):
         re.sub("<.*?>", "", row.split("</th>")[0]): row for row in re.findall(r"<tr><th scope=\"row\">.*?</tr>", page)
     }
     assert f'data-value="{strong["means"]["psnr"]!r}"' in rows["strong"]
-    assert f'class="best"><span>{strong["means"]["psnr"]:.5g}</span>' in rows["strong"]
-    assert f'class="second"><span>{weak["means"]["milo:mini"]:.5g}</span>' in rows["weak"]
+    assert 'class="best"' not in rows["strong"] + rows["weak"]  # three images tell nothing apart
     assert "ens is unavailable" in page
     assert strong["intervals"]["psnr"] is None
     assert 'title="n too small: 3, at least 10 are needed"' in rows["strong"]
@@ -71,6 +70,25 @@ def test_the_numbers_are_those_of_the_results(runs, tmp_path):
     assert group["metrics"] == {"psnr": "higher", "milo:mini": "lower"}
     expected = [image["values"]["psnr"] for image in weak["images"]]
     assert group["values"]["psnr"][1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_best_is_marked_where_it_differs_and_runs_are_compared(tmp_path):
+    names = [str(number) for number in range(10)]
+    methods = (("strong", 6), ("same", 6), ("weak", 18))
+    runs = measured_runs(tmp_path, names, methods=methods, size=(24, 24))
+    page = page_of([runs[0], runs[2]], tmp_path, images=2)
+    best, worse = (json.loads((runs[place] / "results.json").read_text())["means"] for place in (0, 2))
+    for metric in ("psnr", "milo:mini"):
+        assert f'class="best"><span>{best[metric]:.5g}</span>' in page
+        assert f'class="best"><span>{worse[metric]:.5g}</span>' not in page
+    assert "Compared image by image" in page
+    assert "strong - weak" in page
+    assert "<svg" not in page.split("Compared image by image")[1].split("</details>")[0]  # ranks are for three
+    page = page_of(runs, tmp_path, images=2)
+    assert 'class="best"' not in page  # two are equal, so that neither is better than all others
+    comparison = page.split("Compared image by image")[1].split("</details>")[0]
+    assert comparison.count("<svg") == 2
+    assert "not told apart by ranks: " in comparison
 
 
 def test_intervals_are_printed_with_their_n(tmp_path):

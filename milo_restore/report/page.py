@@ -9,12 +9,15 @@ from typing import Any
 import jinja2
 
 import milo_restore
-from milo_restore.errors import ConfigError
+from milo_restore.errors import ConfigError, DataError
 from milo_restore.files.write import replace_file
+from milo_restore.measure.compare import Comparison, compare_runs
 from milo_restore.measure.intervals import METHOD
 from milo_restore.measure.results import interval_text
 from milo_restore.report.collect import Group, Run, extremes, group_runs, read_runs
+from milo_restore.report.comparison import as_text
 from milo_restore.report.pictures import MAP_TOP, RUNGS, Pictures, make_pictures
+from milo_restore.show.ranks import rank_diagram
 from milo_restore.show.text import ARROWS, counted
 
 _ALL = 50  # images that get pictures by default
@@ -77,7 +80,7 @@ def _page(title: str, groups: Sequence[Group], pictures: Sequence[Sequence[Pictu
         loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
-    tools = (zip, counted, interval_text, _ranks, _printed, _notes, _facts)
+    tools = (zip, counted, interval_text, as_text, rank_diagram, _comparisons, _printed, _notes, _facts)
     environment.globals.update(
         {tool.__name__.lstrip("_"): tool for tool in tools}, arrows=ARROWS, surrogate=_SURROGATE, method=METHOD
     )
@@ -111,18 +114,13 @@ def _short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
 
 
-def _ranks(group: Group, metric: str, better: str) -> dict[int, int]:
-    """Place of a run to 1 (best) or 2, by its mean over the same images."""
-    means = {
-        place: mean
-        for place, run in enumerate(group.runs)
-        if (mean := run.results["means"].get(metric)) is not None
-        and run.results["counts"][metric] == len(run.results["images"])
-    }
-    known = sorted(set(means.values()), reverse=better == "higher")
-    if len(known) < 2:
-        return {}
-    return {place: known.index(mean) + 1 for place, mean in means.items() if known.index(mean) < 2}
+def _comparisons(group: Group) -> list[Comparison]:
+    """The runs against each other by every metric that all measured alike; empty where there is nothing to compare."""
+    labels = {run.label: run.results for run in group.runs}
+    try:
+        return compare_runs(labels) if len(labels) > 1 else []
+    except DataError:
+        return []
 
 
 def _notes(group: Group) -> list[str]:
