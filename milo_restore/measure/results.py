@@ -93,7 +93,7 @@ def read_results(path: Path) -> dict[str, Any]:
     Raises:
         DataError: it cannot be read, or is of another format.
     """
-    mend = "'milo-restore evaluate --out FILE' writes such files"
+    mend = "'milo-restore evaluate --output FILE' writes such files"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
