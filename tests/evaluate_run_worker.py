@@ -14,6 +14,7 @@ from milo_restore.errors import DataError
 from milo_restore.measure.folders import find_images
 from milo_restore.measure.metrics import Protocol, load_metrics
 from milo_restore.measure.run import measure
+from milo_restore.processes import leave
 
 if __name__ == "__main__":
     folder, rank, port = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -35,4 +36,4 @@ if __name__ == "__main__":
     except DataError as error:  # met by one process, raised on both
         found["torn"] = str(error)
     (folder / f"{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+    leave()

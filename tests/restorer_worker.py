@@ -12,6 +12,7 @@ from test_restorer import METRICS, Mean, NotFinite, denoiser, noisy
 
 from milo_restore.errors import NumericsError
 from milo_restore.measure import evaluate_restorers, score_restorer
+from milo_restore.processes import leave
 
 if __name__ == "__main__":
     folder, rank, port = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -26,4 +27,4 @@ if __name__ == "__main__":
     results = evaluate_restorers({"restored": denoiser(Mean())}, {"three": noisy()}, METRICS, folder / "eval")
     found["results"] = results["three"]["restored"]["means"]
     (folder / f"{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+    leave()

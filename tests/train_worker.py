@@ -14,6 +14,7 @@ from accelerate import PartialState
 from train_tiny import Patches, Tiny, l1, settings
 
 from milo_restore.errors import MiloRestoreError
+from milo_restore.processes import leave
 from milo_restore.train import fit
 from milo_restore.train import state as state_room
 
@@ -67,8 +68,7 @@ def main(folder: Path) -> None:
     found["full"] = outcome(lambda: fit(Tiny(), l1, Patches(), settings(), folder / "full", until=2))
     state_room.save_model = kept
     (folder / f"found{rank}.json").write_text(json.dumps(found))
-    if processes > 1:
-        torch.distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from milo_restore.basicsr.checks import check_images, check_options
 from milo_restore.basicsr.options import forced, read_options, swap_loss
 from milo_restore.compat import forks_on_path
 from milo_restore.errors import ConfigError, WeightsError
+from milo_restore.processes import leave
 
 __all__ = ["run"]
 
@@ -73,8 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not torch.cuda.is_available():
             stack.enter_context(_without_gpu())
         train.train_pipeline(os.getcwd())
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        leave()
     return 0
 
 

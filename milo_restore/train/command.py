@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import torch.distributed
-
 from milo_restore.config import load_config
 from milo_restore.errors import run_program
+from milo_restore.processes import leave
 
 C = TypeVar("C")
 
@@ -71,5 +70,4 @@ def run_recipe(
     try:
         return run_program(parser.prog, act)
     finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        leave()
