@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from diffbir_check import check
-from diffbir_config import Config, planned
-from numpy.typing import NDArray
+from diffbir_config import WORDS, Config, planned
 from torch import Tensor, nn
 
 from milo_restore.config import dump_config
@@ -24,10 +23,9 @@ from milo_restore.data import write_png
 from milo_restore.data.degrade.batch import degrade_batch
 from milo_restore.data.degraded_sets import contents, fingerprint, held_out, pieces, training_pairs
 from milo_restore.data.latent_cache import cache_latents
-from milo_restore.data.restoration_pairs import RestorationPair
 from milo_restore.files.hashes import module_sha256
 from milo_restore.files.write import publish, replace_file
-from milo_restore.loss import DiffusionLoss, DiffusionLossSettings
+from milo_restore.loss import DiffusionLoss
 from milo_restore.measure import comparison_table, evaluate_restorers, sample_picture, score_restorer
 from milo_restore.measure.held_out import held_out_loss
 from milo_restore.measure.metrics import Protocol, load_metrics
@@ -39,22 +37,17 @@ from milo_restore.show.text import slug
 from milo_restore.train import fit
 from milo_restore.train.command import RunArguments
 
-WORDS = {"input": "degraded input", "cleaner": "cleaner alone", "start": "control before training",
-         "mse": "control after training, mse", "autoencoder": "autoencoder's limit"}  # fmt: skip
-
 
 def main(config: Config, run: RunArguments) -> int:
     """One run, or the one with MSE and then this one."""
     config = planned(config, run.output, PartialState().num_processes)
     if run.dry_run:
         return check(config)
-    mse = replace(run, output=run.output / "mse")
-    if config.beside is not None and not (mse.output / "run.json").is_file():
-        loss = DiffusionLossSettings("mse", snr_gamma=config.loss.snr_gamma, loss_weight=config.loss.loss_weight)
-        code = train(replace(config, loss=loss, beside=None), mse)
-        if code:
-            return code
-    return train(config, run)
+    first = replace(run, output=run.output / "mse")
+    code = 0
+    if config.beside is not None and not (first.output / "run.json").is_file():
+        code = train(config.with_mse(), first)
+    return code or train(config, run)
 
 
 def train(config: Config, run: RunArguments) -> int:
@@ -63,7 +56,6 @@ def train(config: Config, run: RunArguments) -> int:
     pairs: Any = training_pairs(config.data, seed)
     tests = held_out(config.data)
     quick = [pair for pairs_of_one in zip(*tests.values()) for pair in pairs_of_one][: config.data.quick_images]
-
     torch.manual_seed(seed)
     frozen = load_frozen(
         config.base, config.cleaner, config.texts, device=state.device, embeddings=config.cache.folder,
@@ -73,17 +65,13 @@ def train(config: Config, run: RunArguments) -> int:
     config.loss.check_latents_of(frozen.scale, config.base)
     control = frozen.start_control(config.control, gradient_checkpointing=config.gradient_checkpointing)
     loss = DiffusionLoss(config.loss, noise_scheduler(config.version), settings.steps).to(state.device)
-    wanted = list(dict.fromkeys((*config.metrics, *config.curves)))
-    metrics, _ = load_metrics(wanted, Protocol(), state.device, skip_unavailable=False)
+    metrics, _ = load_metrics(config.measured, Protocol(), state.device, skip_unavailable=False)
     curves = [metric for metric in metrics if metric.name in config.curves]
-
     source = fingerprint(pairs, config.data)
     if config.cache.folder is not None:
         identity = {**source, "files": contents(pairs, config.cache.samples), **frozen.sha256()}
-        pairs = cache_latents(
-            pairs, frozen.encode, config.cache.folder, identity=identity, samples=config.cache.samples,
-            patch=config.patch, seed=seed, device=state.device, workers=settings.workers,
-        )  # fmt: skip
+        pairs = cache_latents(pairs, frozen.encode, **vars(config.cache), identity=identity, patch=config.patch,
+                              seed=seed, device=state.device, workers=settings.workers)  # fmt: skip
     unseen = frozen.encode_in_parts(*pieces(quick, config.patch))
 
     def held(control: nn.Module) -> dict[str, float]:
@@ -91,7 +79,8 @@ def train(config: Config, run: RunArguments) -> int:
 
     def evaluate(control: nn.Module) -> dict[str, float]:
         restore = stage_restorers(frozen, config.version, config.sampling, control)["restored"]
-        return held(control) | (score_restorer(restore, quick, curves, progress=False) if curves else {})
+        scores = score_restorer(restore, quick, curves, device=state.device, progress=False) if curves else {}
+        return held(control) | scores
 
     before = held(control.to(state.device))
     used = {"loss": loss.label, "loss_weights": str(loss.weights), **frozen.sha256()}
@@ -112,11 +101,10 @@ def train(config: Config, run: RunArguments) -> int:
     if state.is_main_process:
         publish(run.output / "controlnet", control.save_pretrained)
         write_png(run.output / "samples" / "final.png", picture(config, frozen, loss, control, quick))
-    start = frozen.start_control(config.control)
-    for one in (control, start):  # diffusers' own method warns of an empty list of exceptions
+    for one in (control, start := frozen.start_control(config.control)):  # their own method warns for no reason
         nn.Module.to(one, state.device, frozen.unet.dtype)
     methods = stage_restorers(frozen, config.version, config.sampling, control, start)
-    words = {**WORDS, "restored": f"control after training, {config.loss.label}"}
+    words = {**WORDS, "restored": f"control after training, {loss.label}"}
     results = evaluate_restorers(methods, tests, metrics, run.output / "eval", labels=words, device=state.device)
     if state.is_main_process:
         say(config, run, results, words)
@@ -151,19 +139,12 @@ def step_of(config: Config, frozen: Frozen, loss: DiffusionLoss) -> Any:
     return step
 
 
-def picture(
-    config: Config, frozen: Frozen, loss: DiffusionLoss, control: nn.Module, pairs: list[RestorationPair]
-) -> NDArray[np.uint8]:
+def picture(config: Config, frozen: Frozen, loss: DiffusionLoss, control: nn.Module, pairs: Any) -> Any:
     """Input | cleaner | output | target, and the loss's mask where it has one: bright is where errors weigh more."""
-
-    def mask(output: Tensor, target: Tensor) -> Tensor:
-        latents = [frozen.latents(images).mode() * frozen.scale for images in (output, target)]
-        return metric.predict_mask(*latents) / metric.n_scales
-
-    metric: Any = loss.metric
     stages = stage_restorers(frozen, config.version, config.sampling, control)
     methods = {"cleaner": stages["cleaner"], "output": stages["restored"]}
-    return sample_picture(methods, pairs, None if metric is None else mask, "latent mask, bright: weighs more")
+    mask = None if loss.metric is None else partial(frozen.mask, loss.metric)
+    return sample_picture(methods, pairs, mask, "latent mask, bright: weighs more")
 
 
 def say(config: Config, run: RunArguments, results: dict[str, dict[str, Any]], words: dict[str, str]) -> None:

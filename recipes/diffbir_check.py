@@ -60,7 +60,7 @@ class Looks:
             f"cleaner {config.cleaner}": self.look_at_cleaner,
             f"loss {config.loss.label}": self.look_at_loss,
         }
-        for name in (*config.metrics, *config.curves):
+        for name in config.measured:
             looks[f"metric {name}"] = lambda name=name: load_metric(name).weights or "no weights"  # type: ignore[misc]
         return looks | {"gradient cosine with MSE": self.look_at_cosine}
 

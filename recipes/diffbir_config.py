@@ -13,6 +13,9 @@ from milo_restore.models.diffbir.restorers import Sampling
 from milo_restore.models.diffbir.schedules import Version
 from milo_restore.train import TrainSettings
 
+WORDS = {"input": "degraded input", "cleaner": "cleaner alone", "start": "control before training",
+         "mse": "control after training, mse", "autoencoder": "autoencoder's limit"}  # fmt: skip
+"""The stages, as tables and the report call them."""
 MICRO_BATCH = 8  # 512-pixel samples that go through a 24 GB card at a time
 
 
@@ -51,6 +54,16 @@ class Config:
             raise ValueError("condition_noise is at least 0, and cache.samples at least 1")
         if self.cache.folder is not None and (self.data.on_device or len({s.patch for s in self.training.stages}) > 1):
             raise ValueError("a cache needs one patch size in all stages, and data.on_device: false")
+
+    @property
+    def measured(self) -> list[str]:
+        """The metrics, each once."""
+        return list(dict.fromkeys((*self.metrics, *self.curves)))
+
+    def with_mse(self) -> Config:
+        """The same experiment with MSE as its loss."""
+        loss = DiffusionLossSettings("mse", snr_gamma=self.loss.snr_gamma, loss_weight=self.loss.loss_weight)
+        return replace(self, loss=loss, beside=None)
 
     @property
     def patch(self) -> int:

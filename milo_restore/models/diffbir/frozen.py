@@ -83,6 +83,19 @@ class Frozen:
         """The VAE's distribution of latents, not scaled yet, of images (N, 3, H, W) in [0, 1]."""
         return self.vae.encode(images.to(self.vae.device) * 2 - 1).latent_dist
 
+    @torch.no_grad()
+    def mask(self, metric: Any, image: Tensor, target: Tensor) -> Tensor:
+        """LatentMILO's mask of an image, (N, 1, H / 8, W / 8) in (0, 1): it rises where the image is wrong.
+
+        Args:
+            metric: a `LatentMILO` for this VAE's latents.
+            image: (N, 3, H, W) in [0, 1].
+            target: the same.
+        """
+        latents = [self.latents(images).mode() * self.scale for images in (image, target)]
+        mask: Tensor = metric.predict_mask(*latents) / metric.n_scales
+        return mask
+
     def sha256(self) -> dict[str, str]:
         """Hashes of what the latents depend on."""
         return {"vae": module_sha256(self.vae), "cleaner": module_sha256(self.cleaner)}
