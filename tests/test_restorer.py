@@ -145,6 +145,18 @@ def test_what_runs_share_is_reported_once(tmp_path, capsys):
     ]  # the third has not measured PSNR, nor they SSIM
 
 
+def test_noise_levels_of_the_same_images_are_sections_of_their_own(tmp_path, capsys):
+    sets = {f"three, sigma {sigma}": noisy(sigma=sigma) for sigma in (15, 50)}
+    evaluate_restorers({"restored": denoiser(Mean())}, sets, METRICS[:1], tmp_path)
+    groups = group_runs(read_runs([str(tmp_path)]))
+    assert [group.title for group in groups] == list(sets)
+    assert all([run.label for run in group.runs] == ["degraded input", "restored"] for group in groups)
+    for command in (["report", str(tmp_path), "--output", str(tmp_path / "r.html")], ["tables", str(tmp_path)]):
+        assert main(command) == 0
+    assert main(["compare", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("degraded input - restored") == 2
+
+
 def test_a_perfect_denoiser_has_no_psnr(tmp_path):
     name, clean = pictures()[0]
     restore = denoiser(Perfect(to_tensor(clean)))

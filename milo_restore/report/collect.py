@@ -174,12 +174,14 @@ def _check_provenance(record: Any, where: Path) -> None:
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Put runs side by side: by the group that their provenance names, else where names and references are the same.
 
+    Test sets of one run have titles, which keep those apart that degrade the same images in several ways.
+
     Raises:
         ConfigError: runs of one group have other images or references, or one label.
     """
     found: dict[Any, list[Run]] = {}
     for run in runs:
-        found.setdefault(run.provenance.get("group") or _identity(run), []).append(run)
+        found.setdefault(run.provenance.get("group") or (run.provenance.get("title"), _identity(run)), []).append(run)
     groups = []
     for key, members in found.items():
         ordered = sorted(members, key=lambda run: run.provenance.get("order", 0))
