@@ -42,7 +42,7 @@ def columns(runs: list[Run], name: str, *, degraded: bool) -> dict[str, NDArray[
         if degraded and source is not None:
             found.setdefault("input", read_image(source))
         if output is not None:
-            found[run.label] = read_image(output)
+            found.setdefault(run.label, read_image(output))
     return found if target is None else {**found, "target": read_image(target)}
 
 
@@ -71,7 +71,11 @@ def enlarged(image: NDArray[np.uint8], crop: tuple[int, int], inset: tuple[int, 
 
 def compare(arguments: argparse.Namespace) -> None:
     """Write the picture."""
-    runs = [run for run in read_runs(arguments.runs) if run.file.parent.name == RESTORED or len(arguments.runs) == 1]
+    runs = []
+    for name in arguments.runs:  # of several whole runs, what they restored at their end
+        found = read_runs([name])
+        whole = len(found) > 1 and len(arguments.runs) > 1
+        runs += [run for run in found if run.file.parent.name == RESTORED] if whole else found
     runs = [run for run in runs if arguments.image in run.names] or runs
     images = columns(runs, arguments.image, degraded=arguments.input)
     shown = {title: [enlarged(image, arguments.crop, arguments.inset)] for title, image in images.items()}
@@ -81,7 +85,7 @@ def compare(arguments: argparse.Namespace) -> None:
 def main() -> int:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or LABEL=RUN")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, folders with a results.json, or LABEL=RUN")
     parser.add_argument("--image", required=True, metavar="NAME", help="its file name without suffix")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="PNG to write")
     parser.add_argument("--crop", type=int, nargs=2, default=(64, 64), metavar=("TOP", "LEFT"))
