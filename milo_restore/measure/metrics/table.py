@@ -67,6 +67,8 @@ def find_metric(name: str) -> Known:
         return row
     if base in ABSENT:
         return Known(from_pyiqa.load_pyiqa, base in NOT_OFFERED)
+    if theirs and base in OURS:  # which pyiqa knows only from us, see milo_restore.pyiqa
+        raise ConfigError("no such metric of pyiqa's own", where=repr(name), mend=f"Write {base}")
     mode = from_pyiqa.pyiqa_mode(base)
     if mode is None:
         known = list(dict.fromkeys((*OURS, *PYIQA)))
