@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +49,25 @@ def shared(request) -> Path:
     if request.config.getoption("--no-golden-skips"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def run_two_processes(worker, folder):
+    """Run ``worker FOLDER RANK PORT`` of the tests' folder twice, as two processes that find each other at the port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    tests = REPOSITORY / "tests"
+    paths = os.pathsep.join([str(REPOSITORY), str(tests), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    command = [sys.executable, str(tests / worker), str(folder)]
+    running = [
+        subprocess.Popen([*command, str(rank), port], env=environment, stderr=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
+    try:
+        for process in running:
+            _, errors = process.communicate(timeout=600)
+            assert process.returncode == 0, errors[-3000:]
+    finally:
+        for process in running:
+            process.kill()

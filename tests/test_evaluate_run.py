@@ -5,9 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import os
-import socket
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import run_two_processes
 from offline_pyiqa import offline
 from PIL import Image
 from skimage.metrics import structural_similarity
@@ -531,22 +529,7 @@ def test_an_interrupted_run_goes_on(folders, tmp_path, monkeypatch):
 def test_two_processes_find_what_one_finds(folders, tmp_path):
     torn = save(tmp_path / "torn", {path.stem: read_image(path) for path in folders[0].iterdir()})
     unreadable(torn, "truncated")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [sys.executable, str(TESTS / "evaluate_run_worker.py"), str(tmp_path)]
-    running = [
-        subprocess.Popen([*command, str(rank), port], env=environment, stderr=subprocess.PIPE, text=True)
-        for rank in (0, 1)
-    ]
-    try:
-        for process in running:
-            _, errors = process.communicate(timeout=600)
-            assert process.returncode == 0, errors[-3000:]
-    finally:
-        for process in running:
-            process.kill()
+    run_two_processes("evaluate_run_worker.py", tmp_path)
     images, metrics = find_images(*folders), metrics_of("psnr", "ssim", "milo:mini")
     expected = json.loads(json.dumps(asdict(measure(images, metrics, tmp_path / "alone", batch_size=2))))
     for rank in (0, 1):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import run_two_processes
 from torch import nn
 
 from milo_restore import MILO
@@ -202,19 +199,7 @@ def test_denoise_takes_and_gives_one_image():
 
 
 def test_two_processes_share_the_images_and_agree(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
-    commands = [[sys.executable, str(TESTS / "restorer_worker.py"), str(tmp_path), str(r), str(port)] for r in (0, 1)]
-    running = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
-    try:
-        for process in running:
-            _, errors = process.communicate(timeout=600)
-            assert process.returncode == 0, errors[-3000:]
-    finally:
-        for process in running:
-            process.kill()
+    run_two_processes("restorer_worker.py", tmp_path)
     expected = score_restorer(denoiser(Mean()), noisy(), METRICS)
     few = score_restorer(denoiser(Mean()), noisy()[:1], METRICS)
     for rank in (0, 1):
