@@ -13,6 +13,7 @@ pyiqa passes metrics images of one or three channels only, so latent MILO is no 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from pyiqa.default_model_configs import DEFAULT_CONFIGS
@@ -39,6 +40,8 @@ class MILO(PerImage):
         WeightsError: the weights can neither be found nor downloaded, or are damaged.
     """
 
+    kind: ClassVar[type[metric.MaskedMetric]] = metric.MILO
+
     def __init__(
         self,
         weights: str | Path = "official",
@@ -46,20 +49,13 @@ class MILO(PerImage):
         mask_gradient: bool = False,
         compute_dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(metric.MILO(weights, compute_dtype=compute_dtype), mask_gradient=mask_gradient)
+        super().__init__(self.kind(weights, compute_dtype=compute_dtype), mask_gradient=mask_gradient)
 
 
-class LatentMILO(PerImage):
+class LatentMILO(MILO):
     """The same on latents (N, 4, h, w), times the VAE's scaling factor; weights as in `milo_restore.LatentMILO`."""
 
-    def __init__(
-        self,
-        weights: str | Path = "official",
-        *,
-        mask_gradient: bool = False,
-        compute_dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(metric.LatentMILO(weights, compute_dtype=compute_dtype), mask_gradient=mask_gradient)
+    kind = metric.LatentMILO
 
 
 def register() -> None:

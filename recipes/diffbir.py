@@ -67,9 +67,9 @@ def train(config: Config, run: RunArguments) -> int:
     loss = DiffusionLoss(config.loss, noise_scheduler(config.version), settings.steps).to(state.device)
     metrics, _ = load_metrics(config.measured, Protocol(), state.device, skip_unavailable=False)
     curves = [metric for metric in metrics if metric.name in config.curves]
-    source = fingerprint(pairs, config.data)
+    source, hashes = fingerprint(pairs, config.data), frozen.sha256()
     if config.cache.folder is not None:
-        identity = {**source, "files": contents(pairs, config.cache.samples), **frozen.sha256()}
+        identity = {**source, "files": contents(pairs, config.cache.samples), **hashes}
         pairs = cache_latents(pairs, frozen.encode, **vars(config.cache), identity=identity, patch=config.patch,
                               seed=seed, device=state.device, workers=settings.workers)  # fmt: skip
     unseen = frozen.encode_in_parts(*pieces(quick, config.patch))
@@ -79,16 +79,15 @@ def train(config: Config, run: RunArguments) -> int:
 
     def evaluate(control: nn.Module) -> dict[str, float]:
         restore = stage_restorers(frozen, config.version, config.sampling, control)["restored"]
-        scores = score_restorer(restore, quick, curves, device=state.device, progress=False) if curves else {}
-        return held(control) | scores
+        return held(control) | score_restorer(restore, quick, curves, device=state.device, progress=False)
 
     before = held(control.to(state.device))
-    used = {"loss": loss.label, "loss_weights": str(loss.weights), **frozen.sha256()}
+    used = {"loss": loss.label, "loss_weights": str(loss.weights), **hashes}
     fixed = {name: getattr(config, name) for name in ("version", "prompt", "condition_noise")}
     result = fit(
         control, step_of(config, frozen, loss), pairs, settings, run.output,
         resume=run.resume,
-        evaluate=evaluate,
+        evaluate=evaluate if curves else held,
         sample=lambda control: picture(config, frozen, loss, control, quick),
         lower_better={"loss": True, "mse": True, **{metric.name: metric.lower_better for metric in curves}},
         curriculum=None if config.loss.curriculum == "constant" else loss.position,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,12 @@ class RestorationPair:
     name: str
     degraded: Tensor
     target: NDArray[np.uint8]
+
+
+Restore = Callable[[RestorationPair, int], NDArray[np.uint8]]
+"""``restore(pair, number)``: the restored image, (H, W, 3) uint8, of the target's size.
+
+The number is the image's place in its set: the key of what a sampler draws."""
 
 
 def noisy_pairs(images: Iterable[tuple[str, NDArray[np.uint8]]], sigma: float) -> list[RestorationPair]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from milo_restore.data import to_uint8, write_png
-from milo_restore.data.restoration_pairs import RestorationPair
+from milo_restore.data.restoration_pairs import RestorationPair, Restore
 from milo_restore.errors import DataError, NumericsError
 from milo_restore.files.write import replace_file
 from milo_restore.measure.folders import find_images
@@ -26,11 +26,6 @@ from milo_restore.show.text import ARROWS, slug, text_table
 INPUT, REFERENCE, RESTORED = "input", "ref", "restored"
 RESULTS, PROVENANCE = "results.json", "provenance.json"
 _DIGITS = {"psnr": ".2f", "ssim": ".4f"}
-
-Restore = Callable[[RestorationPair, int], NDArray[np.uint8]]
-"""``restore(pair, number)``: the restored image, (H, W, 3) uint8, of the target's size.
-
-The number is the image's place in its set: the key of what a sampler draws."""
 
 
 def given(pair: RestorationPair, number: int) -> NDArray[np.uint8]:

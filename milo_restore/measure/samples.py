@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from milo_restore.data import to_tensor
-from milo_restore.data.restoration_pairs import RestorationPair
-from milo_restore.measure.restorer import Restore, given, restored
+from milo_restore.data.restoration_pairs import RestorationPair, Restore
+from milo_restore.measure.restorer import given, restored
 from milo_restore.show.grid import comparison_grid, heat_map
 
 MASK_SHARE = 0.995

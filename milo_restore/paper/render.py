@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from milo_restore.measure.compare import compare_values
 from milo_restore.paper.definition import Column, Group, ScaleName, Table
-from milo_restore.show.text import ARROWS, counted, text_table
+from milo_restore.show.text import ARROWS, counted, tex, text_table
 
 NONE = "-"
 SMOKE = "smoke"
@@ -236,18 +236,6 @@ def _plain(text: str) -> str:
     return text.replace("*", "\\*").replace("_", "\\_").replace("<", "&lt;")
 
 
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
-    "▲": r"$\blacktriangle$", "▼": r"$\blacktriangledown$", "†": r"$\dagger$", "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}  # fmt: skip
-
-
-def _tex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in text)
-
-
 def _latex(table: Table, scale: ScaleName, found: Found) -> str:
     """A table environment; booktabs, and amssymb for the triangles."""
     parts = ["% needs \\usepackage{booktabs} and \\usepackage{amssymb}"]
@@ -267,22 +255,22 @@ def _latex_block(
     rows: Mapping[str, Mapping[str, Entry]],
 ) -> str:
     def cell(entry: Entry) -> str:
-        return rf"\textbf{{{_tex(entry.own)}}}" if entry.best else _tex(entry.own)
+        return rf"\textbf{{{tex(entry.own)}}}" if entry.best else tex(entry.own)
 
     spans = [3 if column in table.columns else 1 for column in columns]
     tops = [
-        f"\\multicolumn{{{span}}}{{c}}{{{_tex(f'{column.title} {ARROWS[column.better]}')}}}"
+        f"\\multicolumn{{{span}}}{{c}}{{{tex(f'{column.title} {ARROWS[column.better]}')}}}"
         for column, span in zip(columns, spans)
     ]
     below = ["paper & ours & diff." if span > 1 else "ours" for span in spans]
     lines = [" & ".join(["", *tops]) + r" \\", " & ".join(["Method", *below]) + r" \\ \midrule"]
     for row in table.rows:
-        words = [_tex(row.method)]
+        words = [tex(row.method)]
         for column, span in zip(columns, spans):
             entry = rows[row.method][column.metric]
-            words += [entry.number(entry.paper), cell(entry), _tex(entry.difference)] if span > 1 else [cell(entry)]
+            words += [entry.number(entry.paper), cell(entry), tex(entry.difference)] if span > 1 else [cell(entry)]
         lines.append(" & ".join(words) + r" \\")
-    caption = _tex(" ".join([*_heading(table, scale), f"{_group_title(table, group, found)}."]))
+    caption = tex(" ".join([*_heading(table, scale), f"{_group_title(table, group, found)}."]))
     shape = "l" + "r" * sum(spans)
     body = "\n".join(lines)
     return (

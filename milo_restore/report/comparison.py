@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Sequence
 
 from milo_restore.measure.compare import Comparison
-from milo_restore.show.text import ARROWS, counted, text_table
+from milo_restore.show.text import ARROWS, counted, tex, text_table
 
 HEAD = ("", "difference", "95% interval", "p", "p (Holm)", "wins", "losses")
 NOTE = (
@@ -108,8 +108,4 @@ def _tabular(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _escaped(cell: str) -> str:
-    if cell.startswith("\\textbf{"):
-        return cell
-    for sign in "&%_#":
-        cell = cell.replace(sign, f"\\{sign}")
-    return cell.replace(" *", "$^*$")
+    return cell if cell.startswith("\\textbf{") else tex(cell).replace(" *", "$^*$")

@@ -9,6 +9,14 @@ ARROWS = {"higher": "↑", "lower": "↓"}
 """The better direction, as tables show it."""
 
 
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
+    "▲": r"$\blacktriangle$", "▼": r"$\blacktriangledown$", "†": r"$\dagger$", "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}  # fmt: skip
+
+
 def counted(images: int) -> str:
     """A number of images, in words."""
     return f"{images} image{'' if images == 1 else 's'}"
@@ -24,3 +32,8 @@ def text_table(lines: Sequence[Sequence[str]]) -> str:
 def slug(text: str) -> str:
     """A name for folders: ``MILO (100k*)`` is ``milo-100k-star``."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower().replace("*", " star")).strip("-")
+
+
+def tex(text: str) -> str:
+    """Text for LaTeX: its special characters and the arrows of tables."""
+    return "".join(_LATEX.get(letter, letter) for letter in text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,11 +11,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from milo_restore.data import to_tensor, to_uint8
-from milo_restore.data.restoration_pairs import RestorationPair
+from milo_restore.data.restoration_pairs import RestorationPair, Restore
 from milo_restore.models.diffbir.frozen import Frozen
 from milo_restore.models.diffbir.schedules import Version
-
-Restore = Callable[[RestorationPair, int], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
