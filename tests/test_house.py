@@ -22,10 +22,11 @@ else:
 PACKAGE = REPOSITORY / "milo_restore"
 
 # Imports run one way: a room may import those it lists and itself.
-GROUND = {"errors", "__init__"}  # __init__: for __version__; what it imports on first use is checked below
+GROUND = {"errors", "extras", "__init__"}  # __init__: for __version__; what it imports on first use is checked below
 LOW = GROUND | {"config", "files", "compat", "processes", "hooks"}
 ROOMS = {
     "errors": set(),
+    "extras": {"errors"},
     "compat": GROUND,
     "config": GROUND,
     "processes": GROUND,

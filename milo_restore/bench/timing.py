@@ -12,13 +12,14 @@ from statistics import median
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 
 def interleaved(
     contenders: dict[str, Callable[[], Any]], rounds: int, device: torch.device, what: str
 ) -> dict[str, list[float]]:
     """Seconds of every contender in every round; the first round only warms up."""
+    from tqdm import tqdm
+
     times: dict[str, list[float]] = {name: [] for name in contenders}
     which = [device] if device.type == "cuda" else []
     with tqdm(total=(rounds + 1) * len(contenders), desc=what, leave=False) as bar:
