@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 from milo_restore.bench.diffusion import WIDTHS, Networks, format_diffusion_report, run_diffusion_bench
+from milo_restore.bench.doors import ROUNDS, format_door_report, run_door_bench
 from milo_restore.bench.evaluation import format_evaluation_report, run_evaluation_bench
 from milo_restore.bench.losses import BenchSettings, format_report, run_bench
 from milo_restore.bench.swinir import PATCH, format_swinir_report, run_swinir_bench
@@ -35,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--diffusion", action="store_true", help="measure DiffBIR's training losses instead")
     parser.add_argument("--swinir", action="store_true", help="measure a training iteration of SwinIR-light instead")
     parser.add_argument("--evaluation", action="store_true", help="measure 'evaluate' against pyiqa's command instead")
+    parser.add_argument(
+        "--doors", action="store_true", help="measure the cost of 'milo-restore run' itself instead"
+    )
     help_ = "of --diffusion: sd is SD 2.1's size and takes 10 GB (default: quarter, of its channels; --quick: tiny)"
     parser.add_argument("--networks", choices=sorted(WIDTHS), default=None, help=help_)
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="also write the numbers there")
@@ -59,7 +63,7 @@ def main(arguments: argparse.Namespace) -> int:
         height=int(height),
         batch=arguments.batch,
         threads=arguments.threads,
-        repeats=arguments.repeats or (2 if arguments.quick else BenchSettings.repeats),
+        repeats=arguments.repeats or (2 if arguments.quick else ROUNDS if arguments.doors else BenchSettings.repeats),
         weights=arguments.weights,
         device=arguments.device,
         quick=arguments.quick,
@@ -71,6 +75,9 @@ def main(arguments: argparse.Namespace) -> int:
     elif arguments.swinir:
         report = run_swinir_bench(settings)
         print(format_swinir_report(report))
+    elif arguments.doors:
+        report = run_door_bench(settings)
+        print(format_door_report(report))
     elif arguments.evaluation:
         report = run_evaluation_bench(settings, arguments.program)
         print(format_evaluation_report(report))
@@ -86,7 +93,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _default_size(arguments: argparse.Namespace) -> str:
-    if arguments.swinir:
+    if arguments.swinir or arguments.doors:
         return f"{PATCH}x{PATCH}"
     sizes = ("128x128", "512x512") if arguments.diffusion else ("64x64", "512x384")
     return sizes[0 if arguments.quick else 1]
