@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn
 
 from milo_restore.errors import DataError
 from milo_restore.measure.folders import find_images

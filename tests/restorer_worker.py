@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn
 from test_restorer import METRICS, Mean, NotFinite, denoiser, noisy
 
 from milo_restore.errors import NumericsError

@@ -20,6 +20,7 @@ from milo_restore import MILO, LatentMILO, MILOLoss
 from milo_restore.data.images import read_image, to_tensor, to_uint8, write_png
 from milo_restore.errors import ConfigError, DataError
 from milo_restore.loss.per_image import PerImage
+from milo_restore.processes import leave
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -278,7 +279,7 @@ def _process(rank, folder, metrics):
         found.append({name: metrics[name].compute() for name in ("mean", "sum")})
     torch.save(found, folder / f"{rank}.pt")
     torch.distributed.barrier()  # a process that leaves first takes the other's connection with it
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 def test_torchmetrics_pickled_and_over_two_processes(milo, pair, tmp_path, monkeypatch):

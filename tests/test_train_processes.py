@@ -106,5 +106,11 @@ def test_errors_of_the_main_process_are_everybodys(runs):
     assert not list((two / "full").glob(".tmp-*"))
 
 
+def test_nothing_of_the_process_group_outlives_it(runs):
+    """A thread of gloo that outlived it could abort the process at its very end, after everything was written."""
+    for report in runs[2]:
+        assert report["threads of gloo"] == []
+
+
 def test_this_torch_has_gloo():
     assert torch.distributed.is_gloo_available()

@@ -21,6 +21,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.distributed.nn  # before there is a group: see milo_restore.processes.leave
 import yaml
 from basicsr import train
 from basicsr.models import base_model

@@ -114,6 +114,7 @@ def _start(name: str | None) -> torch.device:
 
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return choose_device(name)
+    import torch.distributed.nn  # noqa: F401 before there is a group: see milo_restore.processes.leave
     from accelerate import Accelerator
 
     if name not in (None, "cpu"):
