@@ -45,9 +45,7 @@ class Advisor(MetaPathFinder):
             frame = frame.f_back
         asks = str(frame.f_globals.get("__name__"))
         if asks.partition(".")[0] == "milo_restore":
-            missing = MissingPackage(f"{name} is not installed", where=asks, mend=how_to_install([name]))
-            missing.name = name
-            raise missing
+            raise _missing(name, asks)
 
 
 def install() -> None:
@@ -59,6 +57,26 @@ def install() -> None:
 def is_installed(package: str) -> bool:
     """Whether Python finds a package of this name; it is not imported."""
     return sys.modules.get(package) is not None or importlib.util.find_spec(package) is not None
+
+
+def require(package: str, where: str) -> None:
+    """Stop where a package is not installed, before an import asks for one that a smaller extra brings.
+
+    Args:
+        package: by the name that Python imports.
+        where: the module that needs it.
+
+    Raises:
+        MissingPackage: it is not installed.
+    """
+    if not is_installed(package):
+        raise _missing(package, where)
+
+
+def _missing(package: str, where: str) -> MissingPackage:
+    error = MissingPackage(f"{package} is not installed", where=where, mend=how_to_install([package]))
+    error.name = package
+    return error
 
 
 def how_to_install(packages: Iterable[str]) -> str:

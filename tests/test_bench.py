@@ -20,6 +20,7 @@ from milo_restore.bench import losses as losses_room
 from milo_restore.bench.plain import PlainMILO
 from milo_restore.data import training_photographs, write_png
 from milo_restore.errors import MiloRestoreError
+from milo_restore.processes import native_bfloat16
 
 ROWS = ["plain MILO", "MILO float32", "MILO bfloat16", "MILO float32, constant mask", "MILO bfloat16, constant mask",
         "LPIPS-AlexNet", "LPIPS-VGG"]  # fmt: skip
@@ -91,7 +92,7 @@ def test_memory_of_the_loss_is_no_higher_than_the_plain_ones(weights):
     image_mib = image.numel() * 4 / 2**20
     assert peaks["plain MILO"] > 144 / 3 * image_mib  # the 32 + 64 + 32 + 16 activations that backward needs
     assert peaks["MILO float32"] <= peaks["plain MILO"]
-    if timing.native_bfloat16(torch.device("cpu")):  # elsewhere oneDNN converts to float32 and back
+    if native_bfloat16(torch.device("cpu")):  # elsewhere oneDNN converts to float32 and back
         assert peaks["MILO bfloat16"] < 0.7 * peaks["MILO float32"]
     assert peaks["MILO float32, constant mask"] < 0.7 * peaks["MILO float32"]
 
@@ -187,9 +188,9 @@ def test_native_bfloat16_is_what_the_cpu_says(monkeypatch, bf16, amx, native):
     monkeypatch.setattr(timing.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
-    assert timing.native_bfloat16(torch.device("cpu")) is native
+    assert native_bfloat16(torch.device("cpu")) is native
     monkeypatch.setattr(timing.platform, "machine", lambda: "aarch64")
-    assert timing.native_bfloat16(torch.device("cpu")) is None
+    assert native_bfloat16(torch.device("cpu")) is None
 
 
 @pytest.mark.golden

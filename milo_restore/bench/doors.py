@@ -29,8 +29,6 @@ from milo_restore.doors.wish import Wish
 from milo_restore.models import tiny
 from milo_restore.processes import choose_device
 
-ROUNDS = 30
-"""Timed rounds of whole steps where ``--repeats`` names none."""
 SMALL_ROUNDS = 400
 """Timed rounds of the steps with a network of one convolution."""
 SCALE = 2

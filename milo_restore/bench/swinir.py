@@ -17,8 +17,6 @@ from milo_restore.loss import L1Loss, MILOLoss
 from milo_restore.processes import choose_device
 
 SCALES = (2, 4)
-PATCH = 64
-"""Side of the published low-resolution patches; the published batch, 64 over 8 GPUs, is too much for a CPU."""
 BASE, CONSTANT, THROUGH = "L1", "MILO", "MILO, through the mask"
 
 Loss = Callable[[Tensor, Tensor], Tensor]
