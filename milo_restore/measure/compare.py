@@ -195,9 +195,9 @@ def _images(results: Mapping[str, Any]) -> list[tuple[str, str | None]]:
 
 
 def _same(metric: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether both measured it, with the same software and weights; psnr and ssim also by the same protocol."""
+    """Whether both measured it, with the same software and weights; its name there says what was cut off before."""
     mine, theirs = one["metrics"].get(metric), other["metrics"].get(metric)
     if mine is None or theirs is None:
         return False
     alike = all(mine[key] == theirs[key] for key in ("better", "name", "weights_sha256"))
-    return alike and (metric not in ("psnr", "ssim") or one["protocol"] == other["protocol"])
+    return alike and (metric not in ("psnr", "ssim") or one["protocol"]["colour"] == other["protocol"]["colour"])
