@@ -15,6 +15,7 @@ from PIL import Image
 from milo_restore.cli import main
 from milo_restore.data import held_out_photographs, read_image, write_png
 from milo_restore.errors import ConfigError, DataError
+from milo_restore.measure.compare import compare_runs
 from milo_restore.measure.folders import find_images, find_pairs, left_out
 from milo_restore.measure.metrics import PROTOCOLS, Batch, Protocol, load_metric, load_metrics
 from milo_restore.measure.run import measure
@@ -160,7 +161,7 @@ def test_modcrop_measures_what_was_refused(tmp_path, pair, capsys):
     expected = calculate_psnr(*bgr, crop_border=4, test_y_channel=True)
     assert results["means"]["psnr"] == pytest.approx(expected, abs=1e-9)
     names = {name: about["name"] for name, about in results["metrics"].items()}
-    assert names["mae"] == "mae, modcrop=4, crop_border=4"
+    assert names["mae"] == "mae, crop_border=4"
     assert results["protocol"]["source"].startswith("JingyunLiang/SwinIR")
     assert main(["report", str(tmp_path / "r.json"), "--output", str(tmp_path / "page.html")]) == 0
 
@@ -277,3 +278,18 @@ def test_the_cases_at_hand(shared, tmp_path, capsys):
             assert image["values"]["mae"] == pytest.approx(np.abs(difference).mean() / 255, abs=1e-7)
     (line,) = left_out({cases / "nested" / "p": []}, recursive=True)
     assert line.endswith("3 files without counterpart (a.png, b.png, sub/c.png)")
+
+
+def test_only_what_was_measured_alike_is_compared(tmp_path, pair):
+    runs = {}
+    for run, options in {"whole": [], "border": ["--border", "4"], "modcrop": ["--modcrop", "2"],
+                         "named": ["--protocol", "restormer"]}.items():  # fmt: skip
+        for number in range(3):
+            write_png(tmp_path / "p" / f"{number}.png", pair[0][number:])
+            write_png(tmp_path / "r" / f"{number}.png", pair[1][number:])
+        assert evaluate(tmp_path, *options, metrics=("psnr", "mae")) == 0
+        runs[run] = json.loads((tmp_path / "r.json").read_text())
+    assert [one.metric for one in compare_runs({run: runs[run] for run in ("whole", "named")})] == ["psnr", "mae"]
+    for other in ("border", "modcrop"):
+        with pytest.raises(DataError, match="no metric was measured alike"):
+            compare_runs({run: runs[run] for run in ("whole", other)})

@@ -41,19 +41,19 @@ def load_metric(name: str, protocol: Protocol | None = None, device: torch.devic
 
 
 def _cut_before(metric: Metric, protocol: Protocol) -> Metric:
-    """The metric of what a protocol leaves of the images; its name and its key in the cache say what was cut."""
+    """The metric of what a protocol leaves of the images; its name and its key in the cache say what it does."""
     cap = protocol.psnr_cap if metric.name == "psnr" else None
-    said = [f"modcrop={protocol.modcrop}"] if protocol.modcrop > 1 else []
-    said += [f"crop_border={protocol.border}"] if protocol.border else []
+    said = [f"crop_border={protocol.border}"] if protocol.border else []
     said += [f"at most {cap:g} dB"] if cap is not None else []
-    if not said:
+    key = [*said, f"modcrop={protocol.modcrop}"] if protocol.modcrop > 1 else said
+    if not key:
         return metric
 
     def measure(batch: Batch) -> list[float]:
         values = metric.measure(batch.cut(protocol))
         return values if cap is None else [min(value, cap) for value in values]
 
-    settings = ", ".join(filter(None, (metric.settings, *said)))
+    settings = ", ".join(filter(None, (metric.settings, *key)))
     return replace(metric, measure=measure, formal=", ".join((metric.formal, *said)), settings=settings)
 
 
