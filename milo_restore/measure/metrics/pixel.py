@@ -73,23 +73,19 @@ def ssim(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
 
 
 def load_pixel(name: str, protocol: Protocol, device: torch.device) -> Metric:
-    """``psnr`` or ``ssim`` by a protocol, on the CPU whatever the device: basicsr's are numpy's."""
+    """``psnr`` or ``ssim`` in a protocol's colour, on the CPU whatever the device: basicsr's are numpy's."""
     function = {"psnr": psnr, "ssim": ssim}[name]
 
     def measure(batch: Batch) -> list[float]:
         return [
-            _by_protocol(function, protocol, image, reference)
+            _of_colour(function, protocol.colour, image, reference)
             for image, reference in zip(batch.images, batch.references)
         ]
 
     equal = {"psnr": "psnr", "ssim": "ssimc"}[name]
     if protocol.colour == "y":
         equal = f"{'psnry' if name == 'psnr' else 'ssim'}, color_space='ycbcr'"
-    if protocol.border:
-        equal += f", crop_border={protocol.border}"
-    equal = f"as pyiqa's {equal}"
-    settings = f"{protocol.colour}, border {protocol.border}"
-    return Metric(name, False, True, OURS, equal, None, None, measure, settings=settings)
+    return Metric(name, False, True, OURS, f"as pyiqa's {equal}", None, None, measure, settings=protocol.colour)
 
 
 def load_mae(name: str, protocol: Protocol, device: torch.device) -> Metric:
@@ -104,25 +100,22 @@ def load_mae(name: str, protocol: Protocol, device: torch.device) -> Metric:
 METRICS = {"psnr": Known(load_pixel), "ssim": Known(load_pixel), "mae": Known(load_mae)}
 
 
-def _by_protocol(
+def _of_colour(
     function: Callable[[Any, Any], float],
-    protocol: Protocol,
+    colour: str,
     image: NDArray[np.uint8],
     reference: NDArray[np.uint8],
 ) -> float:
-    border, colour = protocol.border, protocol.colour
     height, width = image.shape[:2]
-    smallest = SMALLEST_SIDE if function is ssim else 1
-    if min(height, width) < 2 * border + smallest:
-        raise DataError(f"{width}x{height} leaves sides of less than {smallest} pixels within a border of {border}")
+    if function is ssim and min(height, width) < SMALLEST_SIDE:
+        raise DataError(f"{width}x{height} leaves sides of less than {SMALLEST_SIDE} pixels")
     if colour == "rgb":
-        cut = slice(border, -border) if border else slice(None)
-        return function(image[cut, cut], reference[cut, cut])
+        return function(image, reference)
     from basicsr.metrics import psnr_ssim
 
     name = "calculate_psnr" if function is psnr else "calculate_ssim"
     pair = (array[..., ::-1] for array in (image, reference))  # basicsr's Y is of BGR
-    return float(getattr(psnr_ssim, name)(*pair, crop_border=border, input_order="HWC", test_y_channel=True))
+    return float(getattr(psnr_ssim, name)(*pair, crop_border=0, input_order="HWC", test_y_channel=True))
 
 
 def _basicsr() -> Any:
