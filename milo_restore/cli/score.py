@@ -89,6 +89,8 @@ def main(arguments: argparse.Namespace) -> int:
         print(line)
     print(f"metric: {type(metric).__name__}, weights: {metric.weights}")
     print(_table(scores, means))
+    highest = float(metric.mos_of(torch.zeros(1, device=device)))
+    print(f"raw error and quality: lower is better, 0 is identical; MOS: higher is better, {highest:.3f} is identical")
     if arguments.csv is not None:
         replace_file(arguments.csv, _csv(scores))
     if arguments.json is not None:
