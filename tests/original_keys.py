@@ -128,8 +128,8 @@ def vae_keys(state):
     return renamed
 
 
-def text_keys(state):
-    """A CLIP text encoder's state under OpenCLIP's keys, with the last block and projection that SD 2 leaves aside."""
+def text_keys(state, whole=True):
+    """A CLIP text encoder's state under OpenCLIP's keys; whole: with the last block and projection that SD 2 skips."""
     renamed, parts = {}, {}
     for key, value in state.items():
         key = key.removeprefix("text_model.")
@@ -145,6 +145,8 @@ def text_keys(state):
         else:
             renamed[new] = value
     renamed |= {key: torch.cat([found[letter] for letter in "qkv"]) for key, found in parts.items()}
+    if not whole:
+        return renamed
     last = 1 + max(int(key.split(".")[2]) for key in renamed if key.startswith("transformer."))
     extra = {
         key.replace("resblocks.0.", f"resblocks.{last}."): value.clone()

@@ -211,3 +211,23 @@ def test_the_yardstick_equals_upstream(shared, channels, checkpoint, file, case)
     # 1e-5 of its range (0, 4): four sigmoids, each of sums that every CPU takes in an order of its own
     assert np.abs(mask - golden[f"{case}.mask"]).max() <= 4e-5
     assert all(p.grad is not None for p in plain.net.parameters())  # as upstream: the weights are trained along
+
+
+def test_the_doors_cost_is_measured_and_undone(capsys, tmp_path):
+    from basicsr.models.base_model import BaseModel
+    from diffusers import DDPMScheduler
+
+    from milo_restore.doors.ledger import LEDGER
+
+    before = BaseModel.update_learning_rate, DDPMScheduler.add_noise, torch.nn.functional.mse_loss, list(LEDGER.entries)
+    file = tmp_path / "doors.json"
+    assert bench.main(options("--doors", "--quick", "--threads", "1", "--json", str(file))) == 0
+    after = BaseModel.update_learning_rate, DDPMScheduler.add_noise, torch.nn.functional.mse_loss, list(LEDGER.entries)
+    assert after == before
+    printed, programs = capsys.readouterr().out, json.loads(file.read_text())["programs"]
+    assert [row["name"] for row in programs] == ["SwinIR-light in BasicSR", "train_controlnet, tiny world"]
+    for row in programs:
+        assert row["name"] in printed
+        assert row["bare_ms"] > 0
+        assert row["ratio"] > 0
+        assert row["share"] == pytest.approx(row["own_us"] / 1e3 / row["bare_ms"])

@@ -418,7 +418,7 @@ def test_version(capsys):
 
 
 def test_interruption(folders, capsys, monkeypatch):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("milo_restore.measure.folders.find_pairs", interrupt)

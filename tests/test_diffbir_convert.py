@@ -36,6 +36,9 @@ SCHEDULE = {
 }
 
 
+BIAS = "first_stage_model.decoder.conv_out.bias"
+
+
 def prefixed(prefix, state):
     return {f"{prefix}.{key}": value for key, value in state.items()}
 
@@ -126,6 +129,47 @@ def test_a_file_with_everything_becomes_a_folder_with_everything(files, networks
     assert index["text_encoder"] == ["transformers", "CLIPTextModel"]
     assert any("2 schedule tables, 1 tensors of a running average" in line for line in lines)
     assert left_behind(files / "new") == []
+
+
+def test_a_text_encoder_that_ends_before_the_unused_block_keeps_all_its_blocks(files, states, text_encoder, capsys):
+    """As DiffBIR v2.1's base, made from diffusers' weights; one block less is a cosine of 0.83 to the right embeddings.
+
+    The key of position numbers, which transformers wrote in those days, stops nothing.
+    """
+    text = text_keys(text_encoder.state_dict(), whole=False)
+    text["transformer.text_model.embeddings.position_ids"] = torch.arange(9)[None]
+    save_file(states["unet"] | states["vae"] | prefixed("cond_stage_model.model", text), files / "sd.safetensors")
+    lines = []
+    out = convert_diffbir(
+        files / "v2.pth", files / "sd.safetensors", files / "out", head_channels=HEAD_CHANNELS, report=lines.append
+    )
+    back = type(text_encoder).from_pretrained(out / "text_encoder", local_files_only=True).eval()
+    tokens = torch.tensor([[48, 3, 49]])
+    with torch.no_grad():
+        assert_near(back(tokens)[0], text_encoder(tokens)[0])
+    said = " ".join(lines)
+    assert "reads block 2 of the text encoder, left out 1 tensors" in said
+    assert f"{len(text) - 1} keys of text_encoder" in said
+
+
+@pytest.mark.parametrize(
+    ("blocks", "projection", "layers"), [(24, True, 23), (24, False, 23), (23, True, 23), (23, False, 23)]
+)
+def test_stable_diffusions_text_encoder_has_23_blocks(blocks, projection, layers):
+    text = {f"transformer.resblocks.{i}.mlp.c_fc.weight": torch.empty(4, 2) for i in range(blocks)}
+    text |= {"positional_embedding": torch.empty(9, 2), "token_embedding.weight": torch.empty(5, 2)}
+    text |= {"text_projection": torch.empty(2, 2)} if projection else {}
+    assert from_original._text_config(text)["num_hidden_layers"] == layers
+
+
+def test_networks_that_do_not_work_together_are_refused(files, states):
+    torch.save(
+        {"state_dict": states["unet"] | states["vae"] | {BIAS: torch.full_like(states["vae"][BIAS], torch.nan)}},
+        files / "sd.ckpt",
+    )
+    with pytest.raises(WeightsError, match=r"sd.ckpt: its decoder put out numbers that are not finite\. Get the file"):
+        convert_diffbir(files / "v2.pth", files / "sd.ckpt", files / "out", head_channels=HEAD_CHANNELS)
+    assert not (files / "out").exists()
 
 
 def test_the_converted_networks_compute_the_same(files, networks):
@@ -302,7 +346,7 @@ def test_the_full_size_is_read_off_its_keys():
         "unet": built,
         "control": from_original.build_control(keys["control"], path, built),
         "vae": from_original.build_vae(keys["vae"], path),
-        "text": from_original.build_text_encoder(keys["text"], path),
+        "text": from_original.build_text_encoder(keys["text"], path)[0],
     }
     count = {name: sum(p.numel() for p in network.parameters()) for name, network in count.items()}
     assert count == {"unet": 865_910_724, "control": 363_153_280, "vae": 83_653_863, "text": 340_387_840}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from milo_restore.cli.metric import add_list_metrics
+from milo_restore.cli.metric import add_list_metrics, add_pairing
 from milo_restore.errors import ConfigError, listed
 from milo_restore.files.write import check_target, replace_file
 
@@ -17,7 +18,20 @@ if TYPE_CHECKING:
 
     from milo_restore.measure.metrics import Protocol
 
-_PROTOCOLS = ("denoising", "super-resolution", "super-resolution-y")
+_PROTOCOLS = (
+    "rgb", "y", "restormer", "swinir-x2", "swinir-x3", "swinir-x4", "diffbir", "stablesr", "seesr", "codeformer",
+    "denoising", "super-resolution", "super-resolution-y",
+)  # fmt: skip
+
+
+class _ListProtocols(argparse.Action):
+    """Prints what every protocol does, with its source, and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        from milo_restore.measure.metrics.protocol import protocols_text
+
+        print(protocols_text())
+        parser.exit()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,16 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-unavailable", action="store_true", help="go on without metrics whose weights or package are missing"
     )
-    parser.add_argument(
-        "--protocol",
-        choices=_PROTOCOLS,
-        default="denoising",
-        help="of psnr and ssim: denoising (Restormer's: RGB, no border) and super-resolution (DiffBIR's: whole RGB "
-        "images) are the same; super-resolution-y is Y with 4 pixels cut off, of classical x4 tables "
-        "(default: %(default)s)",
-    )
-    parser.add_argument("--colour", choices=("rgb", "y"), help="of psnr and ssim, instead of the protocol's")
-    parser.add_argument("--border", type=int, metavar="PIXELS", help="cut off for psnr and ssim, instead of its own")
+    _add_protocol(parser)
+    add_pairing(parser)
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="where values are kept (default: the cache's scores/)"
     )
@@ -62,6 +68,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=int, metavar="N", help="images of equal size at once (default: 8 on a GPU, 1 on a CPU)"
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one, else cpu)")
+
+
+def _add_protocol(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--protocol",
+        choices=_PROTOCOLS,
+        metavar="NAME",
+        help="colour of psnr and ssim, what is cut off for every metric, and checkpoints, as in published tables: rgb "
+        "(the default: whole images), y, restormer, swinir-x2, swinir-x3, swinir-x4, diffbir, stablesr, seesr, "
+        "codeformer; formerly denoising, super-resolution and super-resolution-y, now restormer, diffbir and swinir-x4",
+    )
+    parser.add_argument(
+        "--list-protocols", action=_ListProtocols, nargs=0, help="print what each does and its source, and end"
+    )
+    parser.add_argument("--colour", choices=("rgb", "y"), help="of psnr and ssim, instead of the protocol's")
+    parser.add_argument("--border", type=int, metavar="PIXELS", help="cut off for every metric, instead of its own")
+    parser.add_argument(
+        "--modcrop",
+        type=int,
+        metavar="SCALE",
+        help="cut restored images and references to multiples of this before, instead of the protocol's",
+    )
+    parser.add_argument(
+        "--psnr-cap",
+        type=float,
+        metavar="DB",
+        help="the largest psnr, 80 in pyiqa; without it, images equal to their references are no part of its mean",
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -72,7 +106,7 @@ def main(arguments: argparse.Namespace) -> int:
     device = _start(arguments.device)
 
     from milo_restore.files import cache_folder
-    from milo_restore.measure.folders import find_images
+    from milo_restore.measure.folders import find_images, left_out
     from milo_restore.measure.metrics import find_metric, load_metrics
     from milo_restore.measure.results import make_results, results_table, to_csv, to_json
     from milo_restore.measure.run import measure
@@ -83,7 +117,9 @@ def main(arguments: argparse.Namespace) -> int:
         if find_metric(name).reference and arguments.ref is None:
             raise ConfigError("compares with a reference", where=name, mend="Give --ref DIR, or leave it out")
     folders = {"pred": arguments.pred, "ref": arguments.ref, "input": arguments.input}
-    images = find_images(**folders)
+    images = find_images(
+        **folders, modcrop=protocol.modcrop, recursive=arguments.recursive, only_present=arguments.only_present
+    )
     metrics, unavailable = load_metrics(
         arguments.metrics, protocol, device, skip_unavailable=arguments.skip_unavailable
     )
@@ -101,7 +137,12 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.csv is not None:
         replace_file(arguments.csv, to_csv(results))
     print(f"{counted(len(images))} of {arguments.pred}")
+    used = {place: [getattr(image, role) for image in images] for role, place in folders.items() if place is not None}
+    for line in left_out(used, recursive=arguments.recursive):
+        print(line)
     print(f"protocol: {protocol}")
+    if arguments.protocol is not None:
+        print(f"{protocol.name}: {protocol.source}")
     print(results_table(results))
     for line in _notes(results, measured.computed):
         print(line)
@@ -125,11 +166,17 @@ def _start(name: str | None) -> torch.device:
 
 
 def _protocol(arguments: argparse.Namespace) -> Protocol:
-    from milo_restore.measure.metrics import PROTOCOLS, Protocol
+    from milo_restore.measure.metrics import PROTOCOLS
 
-    preset = PROTOCOLS[arguments.protocol]
-    border = preset.border if arguments.border is None else arguments.border
-    return Protocol(arguments.colour or preset.colour, border)
+    preset = PROTOCOLS[arguments.protocol or "rgb"]
+    given = {key: getattr(arguments, key) for key in ("colour", "border", "modcrop", "psnr_cap")}
+    changed = {key: value for key, value in given.items() if value is not None and value != getattr(preset, key)}
+    if not changed:
+        return preset
+    words = ", ".join(
+        f"{key.replace('_', '-')} {value if key == 'colour' else f'{value:g}'}" for key, value in changed.items()
+    )
+    return dataclasses.replace(preset, **changed, name=f"{preset.name} with {words}")
 
 
 def _notes(results: Mapping[str, Any], computed: Mapping[str, int]) -> list[str]:

@@ -56,6 +56,16 @@ def add_list_metrics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list-metrics", action=_ListMetrics, nargs=0, help="print every name for --metrics, and end")
 
 
+def add_pairing(parser: argparse.ArgumentParser) -> None:
+    """``--recursive`` and ``--only-present``, of the commands that pair folders."""
+    parser.add_argument(
+        "--recursive", action="store_true", help="take subfolders, too: sub/a.png is paired with sub/a.jpg"
+    )
+    parser.add_argument(
+        "--only-present", action="store_true", help="leave out references (and inputs) that have no restored image"
+    )
+
+
 def load_milo(weights: str, *, latent: bool, device: str | None) -> tuple[MaskedMetric, torch.device]:
     """The frozen metric on its device.
 

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from milo_restore.cli.metric import LATENT_SUFFIXES, add_metric_arguments, load_milo, pair_error, read_pair
+from milo_restore.cli.metric import (
+    LATENT_SUFFIXES,
+    add_metric_arguments,
+    add_pairing,
+    load_milo,
+    pair_error,
+    read_pair,
+)
 from milo_restore.errors import DataError
 from milo_restore.files.write import check_target, replace_file
 
@@ -46,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "distorted", metavar="DIST", type=Path, help="the distorted image, or a folder: files are paired by name"
     )
     add_metric_arguments(parser)
+    add_pairing(parser)
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write one line per pair")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write pairs, means and the weights' sha256")
 
@@ -58,10 +66,12 @@ def main(arguments: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from milo_restore.measure.folders import find_pairs
+    from milo_restore.files.datasets import SUFFIXES
+    from milo_restore.measure.folders import find_pairs, left_out
 
     suffixes = LATENT_SUFFIXES if arguments.latent else None
-    pairs = find_pairs(arguments.reference, arguments.distorted, suffixes)
+    how = {"recursive": arguments.recursive, "only_present": arguments.only_present}
+    pairs = find_pairs(arguments.reference, arguments.distorted, suffixes, **how)
     metric, device = load_milo(arguments.weights, latent=arguments.latent, device=arguments.device)
     scores = []
     for name, reference, distorted in tqdm(pairs, unit="pair", leave=False, disable=None if len(pairs) > 1 else True):
@@ -73,8 +83,14 @@ def main(arguments: argparse.Namespace) -> int:
             raise pair_error(error, reference, distorted) from error
         scores.append(PairScore(name, str(reference), str(distorted), *map(float, numbers)))
     means = {key: sum(getattr(row, key) for row in scores) / len(scores) for key in _NUMBERS}
+    taken = {arguments.reference: [pair[1] for pair in pairs], arguments.distorted: [pair[2] for pair in pairs]}
+    used = {folder: files for folder, files in taken.items() if folder.is_dir()}
+    for line in left_out(used, suffixes or SUFFIXES, recursive=arguments.recursive):
+        print(line)
     print(f"metric: {type(metric).__name__}, weights: {metric.weights}")
     print(_table(scores, means))
+    highest = float(metric.mos_of(torch.zeros(1, device=device)))
+    print(f"raw error and quality: lower is better, 0 is identical; MOS: higher is better, {highest:.3f} is identical")
     if arguments.csv is not None:
         replace_file(arguments.csv, _csv(scores))
     if arguments.json is not None:

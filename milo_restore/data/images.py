@@ -51,25 +51,32 @@ def list_images_below(folder: str | Path) -> list[Path]:
     """
     if not Path(folder).is_dir():
         raise DataError("no such folder", where=folder, mend="Name a folder of images, such as ImageNet's train")
-    walk = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
-    paths = sorted(path for path in walk if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    paths = sorted(path for path in files_below(folder) if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise DataError("holds 0 images", where=folder, mend=f"Expected files ending in {', '.join(SUFFIXES)}")
     return paths
 
 
+def files_below(folder: str | Path) -> Iterator[Path]:
+    """Every file of a folder and of the folders below it, but for hidden ones and what links to folders lead to."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in names if not name.startswith("."))
+
+
 def by_stem(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
-    """Files by their names without suffix, for pairing.
+    """Files by their names without suffix, those of subfolders by their paths below the folder, for pairing.
 
     Raises:
         DataError: two files have one name.
     """
     found: dict[str, Path] = {}
     for path in paths:
-        if path.stem in found:
-            what = f"{found[path.stem].name} and {path.name} have one name"
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        if stem in found:
+            what = f"{found[stem].name} and {path.name} have one name"
             raise DataError(what, where=folder, mend="Files are paired by name without suffix: keep one of them")
-        found[path.stem] = path
+        found[stem] = path
     return found
 
 

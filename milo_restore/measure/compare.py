@@ -195,9 +195,13 @@ def _images(results: Mapping[str, Any]) -> list[tuple[str, str | None]]:
 
 
 def _same(metric: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether both measured it, with the same software and weights; psnr and ssim also by the same protocol."""
+    """Whether both measured it, with the same software and weights, of the same part of the images.
+
+    What a metric is called there says the border and the cap, too.
+    """
     mine, theirs = one["metrics"].get(metric), other["metrics"].get(metric)
     if mine is None or theirs is None:
         return False
     alike = all(mine[key] == theirs[key] for key in ("better", "name", "weights_sha256"))
-    return alike and (metric not in ("psnr", "ssim") or one["protocol"] == other["protocol"])
+    keys = ("modcrop", "colour") if metric in ("psnr", "ssim") else ("modcrop",)
+    return alike and all(one["protocol"].get(key, 1) == other["protocol"].get(key, 1) for key in keys)

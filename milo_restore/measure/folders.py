@@ -1,31 +1,26 @@
-"""Files that belong together, found by their names in two folders: restored images with references and inputs.
+"""Folders that belong together: restored images with their references and inputs, and what of them is left out.
 
-Within a pair of folders a name may carry the folder's own ending, as restoration programs add them: ``0801_lq.png``
-beside ``0801.png``, ``0801_Restormer.png`` beside ``0801.jpg``. An ending counts only where all files of a folder have
-it, and only where every file then has exactly one counterpart; anything else is refused, with the files named.
+Files are paired by `milo_restore.measure.names`. With ``recursive`` a name is the path below the folder: ``sub/a.png``
+is paired with ``sub/a.jpg``.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from milo_restore.data.images import by_stem, list_images
-from milo_restore.errors import DataError
+from milo_restore.data.images import by_stem, files_below, list_images, list_images_below
+from milo_restore.errors import DataError, listed
+from milo_restore.files.datasets import SUFFIXES
+from milo_restore.measure.names import counterparts
+from milo_restore.show.text import counted
 
-_NAMED = 8
 _ROTATED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _PNG_EXIF = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
-_KNOWN_ENDING = re.compile(
-    r"(?:[_-](?:lq|hq|gt|hr|lr|sr|lr[2348]|ref|reference|in|input|out|output|restored|noisy|clean|denoised|pred|degraded"
-    r"|distorted|x[2348])|x[2348])$",
-    re.IGNORECASE,
-)
+_SCALES = (2, 3, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -33,11 +28,11 @@ class ImageFiles:
     """One restored image and what belongs to it.
 
     Attributes:
-        name: the reference's file name; the restored image's where there is no reference.
+        name: the reference's file name, with the subfolders on its way; the restored image's without a reference.
         pred: the restored image.
         ref: what it should be; None where no references were given.
         input: what it was restored from; None where no inputs were given.
-        size: width and height of the restored image in pixels, and of its reference.
+        size: width and height of the restored image in pixels; of its reference, too, but for what ``modcrop`` cuts.
     """
 
     name: str
@@ -47,7 +42,15 @@ class ImageFiles:
     size: tuple[int, int]
 
 
-def find_images(pred: Path, ref: Path | None = None, input: Path | None = None) -> list[ImageFiles]:  # noqa: A002
+def find_images(
+    pred: Path,
+    ref: Path | None = None,
+    input: Path | None = None,  # noqa: A002
+    *,
+    modcrop: int = 1,
+    recursive: bool = False,
+    only_present: bool = False,
+) -> list[ImageFiles]:
     """The images of a folder with their references and inputs, sorted by name.
 
     Only headers are read: that a file is damaged further on shows when it is decoded.
@@ -56,37 +59,70 @@ def find_images(pred: Path, ref: Path | None = None, input: Path | None = None) 
         pred: folder of restored images.
         ref: folder of references: every image has one of its own size, and every reference has its image.
         input: folder of degraded inputs, likewise, of any size.
+        modcrop: sizes are those after cutting to multiples of this, as
+            `milo_restore.measure.metrics.Protocol` cuts.
+        recursive: take the subfolders' images, too.
+        only_present: leave out references and inputs without a restored image.
 
     Raises:
         DataError: a folder is missing or holds no images; two files of a folder have one name; a file has no
             counterpart; a file is no image; or two sizes differ. The files are named.
     """
-    preds = _files(pred)
+    preds = _files(pred, recursive=recursive)
     others = {
-        folder: _counterparts(pred, preds, folder, _files(folder)) for folder in (ref, input) if folder is not None
+        folder: counterparts(pred, preds, folder, _files(folder, recursive=recursive), only_present=only_present)
+        for folder in (ref, input)
+        if folder is not None
     }
-    images, unequal = [], []
+    images, sizes = [], []
     for stem, path in preds.items():
         reference = others[ref][stem] if ref is not None else None
         size = image_size(path)
-        if reference is not None and (expected := image_size(reference)) != size:
-            unequal.append(f"{path} is {size[0]}x{size[1]}, {reference} {expected[0]}x{expected[1]}")
+        if reference is not None:
+            sizes.append((path, size, reference, image_size(reference)))
         source = others[input][stem] if input is not None else None
-        images.append(ImageFiles((reference or path).name, path, reference, source, size))
-    if unequal:
-        mend = "Nothing is resized here: restore at full size, or crop the references as the restored images were"
-        more = f" and {len(unequal) - 1} more" if len(unequal) > 1 else ""
-        raise DataError(f"sizes differ (width x height): {unequal[0]}{more}", mend=mend)
+        name = path.relative_to(pred) if reference is None or ref is None else reference.relative_to(ref)
+        images.append(ImageFiles(name.as_posix(), path, reference, source, size))
+    _check_sizes(sizes, modcrop)
     return sorted(images, key=lambda image: image.name)
 
 
-def find_pairs(reference: Path, distorted: Path, suffixes: Sequence[str] | None = None) -> list[tuple[str, Path, Path]]:
+def _check_sizes(sizes: Sequence[tuple[Path, tuple[int, int], Path, tuple[int, int]]], modcrop: int) -> None:
+    unequal = [row for row in sizes if _cut(row[1], modcrop) != _cut(row[3], modcrop)]
+    if not unequal:
+        return
+    path, size, reference, expected = unequal[0]
+    more = f" and {len(unequal) - 1} more" if len(unequal) > 1 else ""
+    mend = "Nothing is resized here: restore at full size, or crop the references as the restored images were"
+    scales = [scale for scale in _SCALES if all(_cut(row[1], scale) == _cut(row[3], scale) for row in sizes)]
+    if scales:
+        mend += f"; --modcrop SCALE does that ({', '.join(map(str, scales))} would fit)"
+    what = (
+        f"sizes differ (width x height): {path} is {size[0]}x{size[1]}, {reference} {expected[0]}x{expected[1]}{more}"
+    )
+    raise DataError(what, mend=mend)
+
+
+def _cut(size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    return size[0] - size[0] % multiple, size[1] - size[1] % multiple
+
+
+def find_pairs(
+    reference: Path,
+    distorted: Path,
+    suffixes: Sequence[str] | None = None,
+    *,
+    recursive: bool = False,
+    only_present: bool = False,
+) -> list[tuple[str, Path, Path]]:
     """The pairs that two files, or two folders, make.
 
     Args:
         reference: a file or a folder.
         distorted: the same kind.
         suffixes: of latents; None: a folder's images are paired.
+        recursive: take what is in subfolders, too.
+        only_present: leave out references without a distorted image.
 
     Returns:
         Name without suffix (the distorted file's, or of two folders the reference's), reference file and distorted file
@@ -104,9 +140,45 @@ def find_pairs(reference: Path, distorted: Path, suffixes: Sequence[str] | None 
         raise DataError(f"{folder} is a folder and {file} is a file", mend="Give two files or two folders")
     if not reference.is_dir():
         return [(distorted.stem, reference, distorted)]
-    references, distortions = (_files(folder, suffixes) for folder in (reference, distorted))
-    counterparts = _counterparts(distorted, distortions, reference, references)
-    return sorted((counterparts[stem].stem, counterparts[stem], path) for stem, path in distortions.items())
+    references, distortions = (_files(folder, suffixes, recursive=recursive) for folder in (reference, distorted))
+    found = counterparts(distorted, distortions, reference, references, only_present=only_present)
+    names = {path: name for name, path in references.items()}
+    return sorted((names[found[name]], found[name], path) for name, path in distortions.items())
+
+
+def left_out(
+    used: Mapping[Path, Iterable[Path]], suffixes: Sequence[str] = SUFFIXES, *, recursive: bool = False
+) -> list[str]:
+    """What folders hold beside the files that were used, one line for each that holds more.
+
+    Hidden files and folders are not counted.
+
+    Args:
+        used: the files that were used, by folder, as given to `find_images` or `find_pairs`.
+        suffixes: of the files that could have been used.
+        recursive: whether subfolders were looked into.
+    """
+    lines = []
+    for folder, taken in used.items():
+        known = set(taken)
+        rest = [path for path in files_below(folder) if path not in known]
+        usable = {path for path in rest if path.suffix.lower() in suffixes}
+        below = {path for path in usable if not recursive and path.parent != folder}
+        places = [f"{path.relative_to(folder).parts[0]}/" for path in below]
+        lonely = [path.relative_to(folder).as_posix() for path in usable - below]
+        kinds = [path.suffix or path.name for path in rest if path not in usable]
+        parts = [
+            f"{len(found)} file{'' if len(found) == 1 else 's'} {what} ({listed(sorted(set(found)))})"
+            for what, found in (
+                ("in subfolders, which --recursive takes", places),
+                ("without counterpart", lonely),
+                ("of other kinds", kinds),
+            )
+            if found
+        ]
+        if parts:
+            lines.append(f"left out of {folder}: {'; '.join(parts)}")
+    return lines
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -128,60 +200,26 @@ def image_size(path: Path) -> tuple[int, int]:
     return (height, width) if rotated else (width, height)
 
 
-def _files(folder: Path, suffixes: Sequence[str] | None = None) -> dict[str, Path]:
+def _files(folder: Path, suffixes: Sequence[str] | None = None, *, recursive: bool = False) -> dict[str, Path]:
     """A folder's images, or the latents with these suffixes, by their names without suffix."""
     if suffixes is None:
-        return by_stem(list_images(folder), folder)
-    paths = sorted(path for path in folder.iterdir() if path.suffix in suffixes and not path.name.startswith("."))
+        return by_stem(_images(folder, recursive=recursive), folder)
+    files = files_below(folder) if recursive else folder.iterdir()
+    paths = sorted(path for path in files if path.suffix in suffixes and not path.name.startswith("."))
     if not paths:
         raise DataError("holds no latents", where=folder, mend=f"Expected files ending in {', '.join(suffixes)}")
     return by_stem(paths, folder)
 
 
-def _counterparts(pred: Path, preds: Mapping[str, Path], folder: Path, others: Mapping[str, Path]) -> dict[str, Path]:
-    """Stem of each restored image to its counterpart among ``folder``'s."""
-    stems = {path: list(found) for path, found in ((pred, preds), (folder, others))}
-    choices = [(mine, theirs) for mine in _endings(stems[pred]) for theirs in _endings(stems[folder])]
-    for mine, theirs in sorted(choices, key=lambda pair: len(pair[0]) + len(pair[1])):
-        known = {_without(stem, theirs): stem for stem in stems[folder]}
-        wanted = {_without(stem, mine): stem for stem in stems[pred]}
-        if known.keys() == wanted.keys() and len(known) == len(others) and len(wanted) == len(preds):
-            return {wanted[name]: others[known[name]] for name in wanted}
-    raise _unpaired(pred, preds, folder, others)
-
-
-def _endings(stems: Sequence[str]) -> list[str]:
-    """Endings that all names of a folder may have beside their own: nothing, what they share, or a known mark."""
-    endings = {""}
-    shared = os.path.commonprefix([stem[::-1] for stem in stems])[::-1] if len(stems) > 1 else ""
-    endings |= {shared[place:] for place, letter in enumerate(shared) if letter in "_-"}
-    known = {match.group().lower() if (match := _KNOWN_ENDING.search(stem)) else "" for stem in stems}
-    if len(known) == 1:
-        endings |= known
-    return [ending for ending in endings if all(len(stem) > len(ending) for stem in stems)]
-
-
-def _without(stem: str, ending: str) -> str:
-    return stem[: len(stem) - len(ending)]
-
-
-def _unpaired(pred: Path, preds: Mapping[str, Path], folder: Path, others: Mapping[str, Path]) -> DataError:
-    """The complaint about files without counterpart, in the reading of the names that leaves the fewest."""
-    best: tuple[list[Path], list[Path]] | None = None
-    for mine in _endings(list(preds)):
-        for theirs in _endings(list(others)):
-            here = {_without(stem, mine): path for stem, path in preds.items()}
-            there = {_without(stem, theirs): path for stem, path in others.items()}
-            lonely = ([here[name] for name in here.keys() - there.keys()],
-                      [there[name] for name in there.keys() - here.keys()])  # fmt: skip
-            if best is None or len(lonely[0]) + len(lonely[1]) < len(best[0]) + len(best[1]):
-                best = lonely
-    assert best is not None  # noqa: S101  (each folder has at least the empty ending)
-    parts = []
-    for lonely_paths, other in ((best[0], folder), (best[1], pred)):
-        if lonely_paths:
-            names = sorted(path.name for path in lonely_paths)
-            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            parts.append(f"{other} has no counterpart of {', '.join(names[:_NAMED])}{more}")
-    mend = "Files are paired by name: a.png with a.jpg, a_lq.png with a.png where all files of a folder end in _lq"
-    return DataError("; ".join(parts) or f"names cannot be paired with those of {folder}", where=pred, mend=mend)
+def _images(folder: Path, *, recursive: bool) -> list[Path]:
+    if recursive:
+        return list_images_below(folder)
+    try:
+        return list_images(folder)
+    except DataError as error:
+        below = [path for path in files_below(folder) if path.suffix.lower() in SUFFIXES]
+        if not below:
+            raise
+        where = min(below).parent.relative_to(folder)
+        what = f"{error.what} itself, but {counted(len(below))} in subfolders, such as {where}/"
+        raise DataError(what, where=folder, mend="--recursive takes them, or name the subfolder") from error

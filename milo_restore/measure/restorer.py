@@ -136,7 +136,7 @@ def evaluate_restorers(
         results[name] = {}
         for order, method in enumerate(everything):
             folders = {"pred": place / method, "ref": place / REFERENCE, "input": place / INPUT}
-            images = find_images(**folders)
+            images = find_images(*folders.values())
             measured = measure(images, metrics, None, device=device, progress=progress)
             found = make_results(folders, images, metrics, {}, Protocol(), measured, device)
             results[name][method] = found

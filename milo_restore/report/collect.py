@@ -36,8 +36,8 @@ class Run:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the images, without suffix."""
-        return tuple(Path(image["name"]).stem for image in self.results["images"])
+        """Names of the images, without suffix; of those in subfolders with the way there."""
+        return tuple(Path(image["name"]).with_suffix("").as_posix() for image in self.results["images"])
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from milo_restore.data.images import read_image, to_tensor
 from milo_restore.errors import DataError
 from milo_restore.files.hashes import sha256_of
+from milo_restore.measure.metrics import Protocol
 from milo_restore.metric import MILO
 from milo_restore.report.collect import Group, Run
 from milo_restore.show.grid import heat_map
@@ -165,7 +166,9 @@ def _read(run: Run, role: str, number: int) -> Pixels | str | None:
     if expected is not None and sha256_of(path) != expected:
         mend = "Measure it again (milo-restore evaluate), so that the page's numbers belong to its pictures"
         raise DataError(f"has changed since {run.file} was written", where=path, mend=mend)
-    return read_image(path)
+    pixels = read_image(path)
+    # As the protocol cut what it measured, so that references larger by a row lie where the restored images do.
+    return pixels if role == "input" else Protocol(modcrop=run.results["protocol"].get("modcrop", 1)).cut(pixels)
 
 
 def _maps(metric: MILO | None, arrays: dict[str, Pixels], runs: int) -> dict[int, Any]:

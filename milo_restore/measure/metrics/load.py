@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from milo_restore.errors import MiloRestoreError
-from milo_restore.measure.metrics.metric import Metric, MetricUnavailable, base_name, random_state_kept
+from milo_restore.measure.metrics.metric import Batch, Metric, MetricUnavailable, base_name, random_state_kept
 from milo_restore.measure.metrics.protocol import Protocol
 from milo_restore.measure.metrics.table import ABSENT, find_metric
 from milo_restore.processes import gather
@@ -19,7 +20,8 @@ def load_metric(name: str, protocol: Protocol | None = None, device: torch.devic
 
     Args:
         name: see `milo_restore.measure.metrics.table`.
-        protocol: of ``psnr`` and ``ssim``; by default RGB without a border.
+        protocol: what is cut off before, and the colour of ``psnr`` and ``ssim``; by default whole RGB images. The name
+            is taken as it is, whatever the protocol's checkpoints.
         device: where it computes.
 
     Raises:
@@ -34,7 +36,25 @@ def load_metric(name: str, protocol: Protocol | None = None, device: torch.devic
         raise MetricUnavailable(ABSENT[base], where=name, mend=mend)
     place = torch.device(device)
     with random_state_kept(place):  # some packages draw weights before they load them
-        return row.load(name, protocol or Protocol(), place)
+        protocol = protocol or Protocol()
+        return _cut_before(row.load(name, replace(protocol, border=0, modcrop=1), place), protocol)
+
+
+def _cut_before(metric: Metric, protocol: Protocol) -> Metric:
+    """The metric of what a protocol leaves of the images; its name and its key in the cache say what it does."""
+    cap = protocol.psnr_cap if metric.name == "psnr" else None
+    said = [f"crop_border={protocol.border}"] if protocol.border else []
+    said += [f"at most {cap:g} dB"] if cap is not None else []
+    key = [*said, f"modcrop={protocol.modcrop}"] if protocol.modcrop > 1 else said
+    if not key:
+        return metric
+
+    def measure(batch: Batch) -> list[float]:
+        values = metric.measure(batch.cut(protocol))
+        return values if cap is None else [min(value, cap) for value in values]
+
+    settings = ", ".join(filter(None, (metric.settings, *key)))
+    return replace(metric, measure=measure, formal=", ".join((metric.formal, *said)), settings=settings)
 
 
 def load_metrics(
@@ -42,13 +62,17 @@ def load_metrics(
 ) -> tuple[list[Metric], dict[str, MetricUnavailable]]:
     """All metrics, before the first is computed, and those that cannot be had; the same on all processes.
 
+    A short name means what the protocol's checkpoints say, and is then listed under the full one; ``pyiqa:NAME`` is
+    pyiqa's own, always.
+
     Raises:
         MetricUnavailable: some cannot be had and are not to be skipped, or all; every one is named.
         ConfigError: an unknown name.
     """
     metrics, unavailable = [], {}
     failure: MiloRestoreError | None = None
-    for name in dict.fromkeys(names):
+    names = list(dict.fromkeys(protocol.checkpoints.get(name, name) for name in names))
+    for name in names:
         try:
             metrics.append(load_metric(name, protocol, device))
         except MetricUnavailable as error:

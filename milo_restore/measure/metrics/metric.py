@@ -45,6 +45,7 @@ class Batch:
         device: torch.device | str = "cpu",
     ) -> None:
         self.images, self._references, self.device = list(images), references, torch.device(device)
+        self._cuts: dict[tuple[int, int], Batch] = {}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -65,6 +66,20 @@ class Batch:
     def reference_tensor(self) -> Tensor:
         """The same of the references."""
         return torch.stack([to_tensor(array) for array in self.references]).to(self.device)
+
+    def cut(self, protocol: Protocol) -> Batch:
+        """The parts that a protocol measures, one and the same batch for all metrics; itself where that is all.
+
+        Raises:
+            DataError: nothing is left of an image.
+        """
+        cut = protocol.modcrop, protocol.border
+        if cut == (1, 0):
+            return self
+        if cut not in self._cuts:
+            parts = None if self._references is None else [protocol.cut(array) for array in self._references]
+            self._cuts[cut] = Batch([protocol.cut(array) for array in self.images], parts, self.device)
+        return self._cuts[cut]
 
     def select(self, rows: Sequence[int]) -> Batch:
         """Some of the images; itself where that is all."""
@@ -125,7 +140,8 @@ class Known:
     """A row of the table of metrics, see `milo_restore.measure.metrics.table`.
 
     Attributes:
-        load: the metric of this name, on this device; of ``psnr`` and ``ssim`` by this protocol.
+        load: the metric of this name, on this device; of ``psnr`` and ``ssim`` in this protocol's colour. What it cuts
+            off is cut before, by `milo_restore.measure.metrics.load.load_metric`.
         reference: it compares with a reference; False for no-reference metrics.
         weights: it takes weights after a colon.
     """

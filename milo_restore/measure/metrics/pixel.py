@@ -73,23 +73,19 @@ def ssim(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
 
 
 def load_pixel(name: str, protocol: Protocol, device: torch.device) -> Metric:
-    """``psnr`` or ``ssim`` by a protocol, on the CPU whatever the device: both are numpy's."""
+    """``psnr`` or ``ssim`` in a protocol's colour, on the CPU whatever the device: both are numpy's."""
     function = {"psnr": psnr, "ssim": ssim}[name]
 
     def measure(batch: Batch) -> list[float]:
         return [
-            _by_protocol(function, protocol, image, reference)
+            _of_colour(function, protocol.colour, image, reference)
             for image, reference in zip(batch.images, batch.references)
         ]
 
     equal = {"psnr": "psnr", "ssim": "ssimc"}[name]
     if protocol.colour == "y":
         equal = f"{'psnry' if name == 'psnr' else 'ssim'}, color_space='ycbcr'"
-    if protocol.border:
-        equal += f", crop_border={protocol.border}"
-    equal = f"as pyiqa's {equal}"
-    settings = f"{protocol.colour}, border {protocol.border}"
-    return Metric(name, False, True, OURS, equal, None, None, measure, settings=settings)
+    return Metric(name, False, True, OURS, f"as pyiqa's {equal}", None, None, measure, settings=protocol.colour)
 
 
 def load_mae(name: str, protocol: Protocol, device: torch.device) -> Metric:
@@ -104,24 +100,21 @@ def load_mae(name: str, protocol: Protocol, device: torch.device) -> Metric:
 METRICS = {"psnr": Known(load_pixel), "ssim": Known(load_pixel), "mae": Known(load_mae)}
 
 
-def _by_protocol(
+def _of_colour(
     function: Callable[[Any, Any], float],
-    protocol: Protocol,
+    colour: str,
     image: NDArray[np.uint8],
     reference: NDArray[np.uint8],
 ) -> float:
-    border, colour = protocol.border, protocol.colour
     height, width = image.shape[:2]
-    smallest = SMALLEST_SIDE if function is ssim else 1
-    if min(height, width) < 2 * border + smallest:
-        raise DataError(f"{width}x{height} leaves sides of less than {smallest} pixels within a border of {border}")
-    cut = slice(border, -border) if border else slice(None)
+    if function is ssim and min(height, width) < SMALLEST_SIDE:
+        raise DataError(f"{width}x{height} leaves sides of less than {SMALLEST_SIDE} pixels")
     if colour == "rgb":
-        return function(image[cut, cut], reference[cut, cut])
+        return function(image, reference)
     from skimage.color import rgb2ycbcr  # ITU-R BT.601, Y from 16 to 235, as MATLAB's and basicsr's
 
     measured = _psnr if function is psnr else _ssim
-    return measured(*(rgb2ycbcr(array[cut, cut])[..., :1] for array in (image, reference)))
+    return measured(*(rgb2ycbcr(array)[..., :1] for array in (image, reference)))
 
 
 def _psnr(image: NDArray[Any], reference: NDArray[Any]) -> float:

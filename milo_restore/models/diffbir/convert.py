@@ -14,6 +14,7 @@ from milo_restore.errors import ConfigError, DataError, WeightsError
 from milo_restore.files.state import shortened
 from milo_restore.files.write import publish
 from milo_restore.models.diffbir import from_original
+from milo_restore.models.diffbir.control import predict
 from milo_restore.models.diffbir.original_file import Parts, read_parts
 from milo_restore.models.diffbir.schedules import VERSIONS, noise_scheduler
 
@@ -88,6 +89,8 @@ def convert_diffbir(
     networks["controlnet"] = from_original.build_control(parts.networks["control"], checkpoint, networks["unet"])
     report(f"{checkpoint.name}: {len(parts.networks['control'])} keys of the control network, version {version}")
     folders = _text_folders(base, tokenizer)
+    _self_test(networks, base or checkpoint)
+    report("self-test: one step on a grey square through all networks, in float32: they fit, and all is finite")
 
     def write(temporary: Path) -> None:
         for name, network in networks.items():
@@ -165,14 +168,19 @@ def _original_base(parts: Parts, head_channels: int, report: Report) -> dict[str
         "vae": from_original.build_vae(parts.networks["vae"], parts.path),
         "unet": from_original.build_unet(parts.networks["unet"], parts.path, head_channels),
     }
+    unused: list[str] = []
     if "text_encoder" in parts.networks:
-        networks["text_encoder"] = from_original.build_text_encoder(parts.networks["text_encoder"], parts.path)
-        report(f"{parts.path.name}: the text encoder's last block is left out, Stable Diffusion 2 reads the one before")
+        encoder, unused = from_original.build_text_encoder(parts.networks["text_encoder"], parts.path)
+        networks["text_encoder"], blocks = encoder, encoder.config.num_hidden_layers
+        what = f"left out {len(unused)} tensors after that" if unused else "which is its last"
+        report(f"{parts.path.name}: Stable Diffusion 2 reads block {blocks} of the text encoder, {what}")
     if parts.left_out:
         averages = sum(key.startswith("model_ema.") for key in parts.left_out)
         what = f"{len(parts.left_out) - averages} schedule tables, {averages} tensors of a running average"
         report(f"{parts.path.name}: left out {what}")
-    counts = ", ".join(f"{len(parts.networks[name])} keys of {name}" for name in networks)
+    used = {name: len(parts.networks[name]) for name in networks}
+    used["text_encoder"] = used.get("text_encoder", 0) - len(unused)
+    counts = ", ".join(f"{count} keys of {name}" for name, count in used.items() if count)
     report(f"{parts.path.name}: {counts}")
     return networks
 
@@ -212,6 +220,34 @@ def _diffusers_base(base: Path, version: str) -> dict[str, Any]:
             reason = " ".join(str(error).split())[:160]
             raise WeightsError(f"holds no readable {kind.__name__} ({reason})", where=base / name) from error
     return networks
+
+
+@torch.no_grad()
+def _self_test(networks: dict[str, Any], where: str | Path) -> None:
+    """One pass through what was made, in float32: the networks fit each other, and their numbers are finite.
+
+    Raises:
+        WeightsError: they do not.
+    """
+    precision = {name: network.dtype for name, network in networks.items()}
+    vae, unet, control = (networks[name].float().eval() for name in ("vae", "unet", "controlnet"))
+    latent = vae.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mode() * vae.config.scaling_factor
+    context = torch.zeros(1, 1, unet.config.cross_attention_dim)
+    if "text_encoder" in networks:
+        encoder = networks["text_encoder"].float().eval()
+        context = encoder(torch.zeros(1, encoder.config.max_position_embeddings, dtype=torch.long))[0]
+    try:
+        noise = predict(unet, control, latent, torch.tensor([500]), context, latent)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise WeightsError(f"its networks do not belong together ({reason})", where=where) from error
+    found = {"VAE": latent, "text encoder": context, "UNet or control": noise, "decoder": vae.decode(latent).sample}
+    broken = [name for name, values in found.items() if not values.isfinite().all()]
+    if broken:
+        what = f"its {' and '.join(broken)} put out numbers that are not finite"
+        raise WeightsError(what, where=where, mend="Get the file anew")
+    for name, network in networks.items():
+        network.to(precision[name])
 
 
 def _text_folders(base: str | Path | None, tokenizer: str | Path | None) -> dict[str, Path]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from milo_restore.models.diffbir.control import IRControlNet
 
 _SCALING_FACTOR = 0.18215
+_PROJECTION = ("text_projection", "logit_scale")  # after OpenCLIP's last block
+_OPENCLIP_BLOCKS = 24  # of the ViT-H that Stable Diffusion 2 has
 
 
 def build_unet(state: State, where: Path, head_channels: int = 64) -> UNet2DConditionModel:
@@ -103,10 +105,14 @@ def build_vae(state: State, where: Path) -> AutoencoderKL:
     return _filled(vae, state, rename, where, "the VAE")
 
 
-def build_text_encoder(state: State, where: Path) -> CLIPTextModel:
+def build_text_encoder(state: State, where: Path) -> tuple[CLIPTextModel, list[str]]:
     """Stable Diffusion 2's OpenCLIP text encoder from its original keys.
 
-    Its last block and its projection are left out: Stable Diffusion 2 takes the layer before.
+    Stable Diffusion 2 reads what comes out of the block before OpenCLIP's last. A whole OpenCLIP has that block and a
+    projection, which are left out; a file made from diffusers' weights, as DiffBIR v2.1's base is, ends before them.
+
+    Returns:
+        The encoder, and the keys that Stable Diffusion 2 has no use for.
 
     Raises:
         WeightsError: not such an encoder, a key is missing, lost or of another shape, or transformers is not installed.
@@ -128,9 +134,10 @@ def build_text_encoder(state: State, where: Path) -> CLIPTextModel:
         renamed: State = convert_open_clip_checkpoint(encoder, keys, prefix="")
         return renamed if wrapped else {key.removeprefix("text_model."): value for key, value in renamed.items()}
 
-    unused = (f"transformer.resblocks.{config['num_hidden_layers']}.", "text_projection", "logit_scale", "attn_mask")
-    used = {key: value for key, value in state.items() if not key.startswith(unused)}
-    return _filled(encoder, used, rename, where, "the text encoder")
+    last = f"transformer.resblocks.{config['num_hidden_layers']}."
+    unused = [key for key in state if key.startswith((last, *_PROJECTION, "attn_mask")) or key.endswith("position_ids")]
+    used = {key: value for key, value in state.items() if key not in set(unused)}
+    return _filled(encoder, used, rename, where, "the text encoder"), unused
 
 
 def _filled(network: Network, state: State, rename: Callable[[State], State], where: Path, name: str) -> Network:
@@ -208,11 +215,14 @@ def _vae_config(state: State) -> dict[str, Any]:
 
 def _text_config(state: State) -> dict[str, Any]:
     positions, width = state["positional_embedding"].shape
+    blocks = _count(state, "transformer.resblocks.")
+    # By the number where it is Stable Diffusion's; else a whole OpenCLIP is told by what follows its last block.
+    whole = blocks == _OPENCLIP_BLOCKS or (blocks != _OPENCLIP_BLOCKS - 1 and any(key in state for key in _PROJECTION))
     return {
         "vocab_size": state["token_embedding.weight"].shape[0],
         "hidden_size": width,
         "intermediate_size": state["transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
-        "num_hidden_layers": _count(state, "transformer.resblocks.") - 1,
+        "num_hidden_layers": blocks - 1 if whole else blocks,
         "num_attention_heads": width // 64,
         "max_position_embeddings": positions,
         "hidden_act": "gelu",

@@ -59,7 +59,7 @@ def read_parts(path: Path) -> Parts:
         prefix = next((prefix for prefix in _PREFIXES if key.startswith(prefix)), None)
         if prefix is not None:
             parts.networks.setdefault(_PREFIXES[prefix], {})[key[len(prefix) :]] = value
-        elif key in _SCHEDULE or key.startswith("model_ema."):
+        elif key in _SCHEDULE or key.startswith("model_ema.") or key.endswith(".position_ids"):
             parts.left_out.append(key)
         else:
             strange.append(key)
