@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from milo_restore import compat
+from milo_restore import compat, extras
 
 if TYPE_CHECKING:
     from milo_restore.loss import (
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 compat.install()  # `import basicsr` works from here on
+extras.install()  # a package that is missing is named with the command that brings it
 
 _HOMES = {
     "MILO": "milo_restore.metric",

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from milo_restore.errors import ConfigError
+from milo_restore.extras import how_to_install
 
 GONE = "torchvision.transforms.functional_tensor"
 
@@ -63,7 +64,7 @@ def require_basicsr() -> None:
     """
     spec = importlib.util.find_spec("basicsr")
     if spec is None:
-        mend = "pip install basicsr==1.4.2; or run a fork's own program by milo-restore run"
+        mend = f"{how_to_install(['basicsr'])}; or run a fork's own program by milo-restore run"
         raise ConfigError("no basicsr can be imported", mend=mend)
     for place in map(Path, spec.submodule_search_locations or []):
         if is_restormer_fork(place):

@@ -45,6 +45,10 @@ class NumericsError(MiloRestoreError):
     """A computation left the finite numbers."""
 
 
+class MissingPackage(MiloRestoreError, ModuleNotFoundError):
+    """A package is not installed that the core does not bring. Being an `ImportError` too, it is what imports raise."""
+
+
 def did_you_mean(name: object, known: Iterable[object]) -> str | None:
     """What to say of an unknown name: the nearest known one; None where none is near."""
     close = difflib.get_close_matches(str(name), list(map(str, known)), n=1, cutoff=0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import platform
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -120,3 +121,18 @@ def choose_device(name: str | None) -> torch.device:
         reason = str(error).splitlines()[0][:120]
         raise ConfigError(f"cannot be used here ({reason})", where=f"--device {name}", mend="Use cpu") from error
     return device
+
+
+def native_bfloat16(device: torch.device) -> bool | None:
+    """True if the hardware multiplies bfloat16 itself; elsewhere it is emulated, correctly and slowly.
+
+    None where torch cannot tell: CPUs that are not x86, torch before 2.6, devices other than cpu and cuda.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
+        return None
+    probes = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return any(probe() for probe in probes if probe is not None) if any(probes) else None

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from milo_restore.data import read_image, write_png
 from milo_restore.errors import ConfigError, run_program
@@ -22,7 +21,6 @@ from milo_restore.report.collect import Run, read_runs
 from milo_restore.show.grid import comparison_grid
 
 SIDE, PIECE = 160, 24  # of the crop and of its inset, in the image's own pixels
-NEAREST = Image.Resampling.NEAREST
 
 
 def columns(runs: list[Run], name: str, *, degraded: bool) -> dict[str, NDArray[np.uint8]]:
@@ -52,14 +50,17 @@ def enlarged(image: NDArray[np.uint8], crop: tuple[int, int], inset: tuple[int, 
     Raises:
         ConfigError: the crop or the inset is not in the image.
     """
+    from PIL import Image, ImageDraw
+
+    nearest = Image.Resampling.NEAREST
     (top, left), (row, column) = crop, inset
     pixels = image[top : top + SIDE, left : left + SIDE]
     if min(top, left, row, column) < 0 or row + PIECE > pixels.shape[0] or column + PIECE > pixels.shape[1]:
         what = f"the inset does not lie in the crop, nor the crop in the image of {image.shape[1]} x {image.shape[0]}"
         raise ConfigError(what, where="--crop, --inset")
     whole = Image.fromarray(pixels)
-    piece = whole.crop((column, row, column + PIECE, row + PIECE)).resize((6 * PIECE, 6 * PIECE), NEAREST)
-    shown = whole.resize((2 * whole.width, 2 * whole.height), NEAREST)
+    piece = whole.crop((column, row, column + PIECE, row + PIECE)).resize((6 * PIECE, 6 * PIECE), nearest)
+    shown = whole.resize((2 * whole.width, 2 * whole.height), nearest)
     x, y = shown.width - piece.width - 3, shown.height - piece.height - 3
     shown.paste(piece, (x, y))
     draw = ImageDraw.Draw(shown)

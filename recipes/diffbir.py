@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from diffbir_check import check
 from diffbir_config import WORDS, Config, planned
 from torch import Tensor, nn
@@ -34,7 +33,7 @@ from milo_restore.models.diffbir import noise_scheduler, predict
 from milo_restore.models.diffbir.frozen import Draws, Frozen, load_frozen
 from milo_restore.models.diffbir.restorers import stage_restorers
 from milo_restore.show.text import slug
-from milo_restore.train import fit
+from milo_restore.train import PartialState, fit
 from milo_restore.train.command import RunArguments
 
 

@@ -30,7 +30,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from milo_restore.data.keys import keyed_rng
 from milo_restore.errors import run_program
@@ -74,6 +73,8 @@ BEYOND = ("lognormal 1", "one in 20 far off")  # worse than what was met
 
 def resampled_limits(values: Floats, method: str) -> Limits:
     """Limits of scipy.stats.bootstrap: (S, N) to both ends, each (S,)."""
+    from scipy import stats
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # samples of equal values
         found = stats.bootstrap(

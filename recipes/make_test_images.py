@@ -19,10 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from milo_restore.config import as_dict, load_config, read_yaml
 from milo_restore.data import read_image, to_uint8, write_png
@@ -110,6 +108,8 @@ def write(data: DegradedData, output: Path, making: Making) -> int:
     names = [name for name, _, _ in images]
     if twice := {name for name in names if names.count(name) > 1}:
         raise DataError(f"two images are called {sorted(twice)[0]}", where="test", mend="Rename one, or leave it out")
+    from tqdm import tqdm
+
     for name, image, reference in tqdm(images, desc="writing", unit="image", leave=False, disable=None):
         write_png(output / "input" / f"{name}.png", shrunk(image, making.shrink))
         if reference is not None:
@@ -121,6 +121,8 @@ def write(data: DegradedData, output: Path, making: Making) -> int:
 
 def shrunk(image: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:
     """An (H, W, 3) array, so many times smaller, by area; what is left over at the right and below is cut off."""
+    import cv2
+
     height, width = image.shape[0] // times, image.shape[1] // times
     whole = image[: height * times, : width * times]
     return whole if times == 1 else cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 
 from milo_restore import MILO, Restormer
@@ -30,7 +29,7 @@ from milo_restore.measure import Restore, comparison_table, evaluate_restorers, 
 from milo_restore.measure.metrics import Protocol, load_metrics
 from milo_restore.measure.restorer import given
 from milo_restore.models.denoise import denoise
-from milo_restore.train import TrainSettings, fit
+from milo_restore.train import PartialState, TrainSettings, fit
 from milo_restore.train.command import RunArguments, run_recipe
 
 MASK_TOP = 1.0  # of (0, 4), where the colours of the pictures' masks end: a mask of leftover noise rarely passes 1

@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -48,7 +47,7 @@ from milo_restore.teach.latent_pairs import encode_pairs
 from milo_restore.teach.maps import fit_maps
 from milo_restore.teach.pairs import ALL_DISTORTIONS, DistortedPairs, find_references
 from milo_restore.teach.student import MOSTraining, Predictions
-from milo_restore.train import TrainSettings, fit
+from milo_restore.train import PartialState, TrainSettings, fit
 from milo_restore.train.command import RunArguments, run_recipe
 from milo_restore.train.guard import Step
 

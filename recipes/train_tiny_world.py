@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -31,7 +30,7 @@ from milo_restore.errors import WeightsError
 from milo_restore.files.write import publish
 from milo_restore.models import tiny
 from milo_restore.models.diffbir.cleaner import load_cleaner
-from milo_restore.train import TrainSettings, fit
+from milo_restore.train import PartialState, TrainSettings, fit
 from milo_restore.train.command import RunArguments, run_recipe
 
 CELL = 8  # pixels along a side of one latent cell

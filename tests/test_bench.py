@@ -20,6 +20,7 @@ from milo_restore.bench import losses as losses_room
 from milo_restore.bench.plain import PlainMILO
 from milo_restore.data import training_photographs, write_png
 from milo_restore.errors import MiloRestoreError
+from milo_restore.processes import native_bfloat16
 
 ROWS = ["plain MILO", "MILO float32", "MILO bfloat16", "MILO float32, constant mask", "MILO bfloat16, constant mask",
         "LPIPS-AlexNet", "LPIPS-VGG"]  # fmt: skip
@@ -91,7 +92,7 @@ def test_memory_of_the_loss_is_no_higher_than_the_plain_ones(weights):
     image_mib = image.numel() * 4 / 2**20
     assert peaks["plain MILO"] > 144 / 3 * image_mib  # the 32 + 64 + 32 + 16 activations that backward needs
     assert peaks["MILO float32"] <= peaks["plain MILO"]
-    if timing.native_bfloat16(torch.device("cpu")):  # elsewhere oneDNN converts to float32 and back
+    if native_bfloat16(torch.device("cpu")):  # elsewhere oneDNN converts to float32 and back
         assert peaks["MILO bfloat16"] < 0.7 * peaks["MILO float32"]
     assert peaks["MILO float32, constant mask"] < 0.7 * peaks["MILO float32"]
 
@@ -187,9 +188,9 @@ def test_native_bfloat16_is_what_the_cpu_says(monkeypatch, bf16, amx, native):
     monkeypatch.setattr(timing.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
-    assert timing.native_bfloat16(torch.device("cpu")) is native
+    assert native_bfloat16(torch.device("cpu")) is native
     monkeypatch.setattr(timing.platform, "machine", lambda: "aarch64")
-    assert timing.native_bfloat16(torch.device("cpu")) is None
+    assert native_bfloat16(torch.device("cpu")) is None
 
 
 @pytest.mark.golden
@@ -210,3 +211,23 @@ def test_the_yardstick_equals_upstream(shared, channels, checkpoint, file, case)
     # 1e-5 of its range (0, 4): four sigmoids, each of sums that every CPU takes in an order of its own
     assert np.abs(mask - golden[f"{case}.mask"]).max() <= 4e-5
     assert all(p.grad is not None for p in plain.net.parameters())  # as upstream: the weights are trained along
+
+
+def test_the_doors_cost_is_measured_and_undone(capsys, tmp_path):
+    from basicsr.models.base_model import BaseModel
+    from diffusers import DDPMScheduler
+
+    from milo_restore.doors.ledger import LEDGER
+
+    before = BaseModel.update_learning_rate, DDPMScheduler.add_noise, torch.nn.functional.mse_loss, list(LEDGER.entries)
+    file = tmp_path / "doors.json"
+    assert bench.main(options("--doors", "--quick", "--threads", "1", "--json", str(file))) == 0
+    after = BaseModel.update_learning_rate, DDPMScheduler.add_noise, torch.nn.functional.mse_loss, list(LEDGER.entries)
+    assert after == before
+    printed, programs = capsys.readouterr().out, json.loads(file.read_text())["programs"]
+    assert [row["name"] for row in programs] == ["SwinIR-light in BasicSR", "train_controlnet, tiny world"]
+    for row in programs:
+        assert row["name"] in printed
+        assert row["bare_ms"] > 0
+        assert row["ratio"] > 0
+        assert row["share"] == pytest.approx(row["own_us"] / 1e3 / row["bare_ms"])

@@ -30,25 +30,51 @@ def test_versions():
     import torch
 
     assert any(text.startswith("torch ") and torch.__version__.split("+")[0] in text for text in texts(findings))
-    (pyiqa,) = [text for text in texts(findings) if text.startswith("pyiqa")]
-    assert "Noncommercial" in pyiqa
 
 
 def test_a_missing_dependency_is_bad(monkeypatch):
     version = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name in ("lpips", "pyiqa") else version(name))
-    findings = doctor.check_versions()
-    (bad,) = texts(findings, "bad")
-    assert bad.startswith("lpips is not installed Run 'pip install lpips'")
-    (note,) = texts(findings, "note")
-    assert note.startswith("pyiqa is not installed")
-    assert "milo-restore[eval]" in note
-
-
-def test_a_python_that_basicsr_does_not_install_on_is_bad(monkeypatch):
-    monkeypatch.setattr(doctor.sys, "version_info", (3, 13, 0))
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "pooch" else version(name))
     (bad,) = texts(doctor.check_versions(), "bad")
-    assert "3.10, 3.11 or 3.12" in bad
+    assert bad.startswith("pooch is not installed Run 'pip install pooch'")
+
+
+def test_extras_are_told():
+    findings = texts(doctor.check_extras())
+    assert texts(doctor.check_extras(), "bad") == []
+    (recipes,) = [text for text in findings if text.startswith("recipes")]
+    assert "einops " in recipes
+    (evaluation,) = [text for text in findings if text.startswith("eval")]
+    assert "Noncommercial" in evaluation
+
+
+def test_missing_extras_are_named_with_one_command(monkeypatch):
+    version = doctor._version
+    gone = ("lpips", "pyiqa", "basicsr")
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name in gone else version(name))
+    monkeypatch.setattr(doctor.sys, "version_info", (3, 12, 1))
+    notes = texts(doctor.check_extras(), "note")
+    assert [note.split(" ")[0] for note in notes] == ["recipes", "basicsr", "eval", "for"]
+    assert notes[0].strip().endswith("; without lpips")
+    assert notes[-1].endswith('Run pip install "milo-restore[recipes,basicsr,eval]"')
+    monkeypatch.setattr(doctor.sys, "version_info", (3, 13, 0))
+    notes = texts(doctor.check_extras(), "note")
+    assert notes[-1].endswith('Run pip install "milo-restore[recipes,eval]"')
+    assert "cannot be installed on Python 3.13" in notes[-2]
+
+
+def test_two_versions_of_opencv_are_told(monkeypatch):
+    version = doctor._version
+    known = {"opencv-python": "4.10.0.84", "opencv-python-headless": "5.0.0.93"}
+    monkeypatch.setattr(doctor, "_version", lambda name: known.get(name) or version(name))
+    note = texts(doctor.check_extras(), "note")[-1]
+    assert note.endswith("opencv-python-headless==4.10.0.84")
+
+
+@pytest.mark.parametrize(("found", "state"), [((3, 13, 0), "ok"), ((3, 15, 0), "note"), ((3, 9, 1), "bad")])
+def test_pythons(monkeypatch, found, state):
+    monkeypatch.setattr(doctor.sys, "version_info", found)
+    assert doctor.check_versions()[1].state == state
 
 
 def test_basicsr_and_the_stand_in():
@@ -82,10 +108,10 @@ def test_a_restormer_fork_in_use_is_told_its_door(tmp_path, monkeypatch):
     assert f"milo-restore run --loss milo-cosine -- {fork / 'train.py'}" in note.mend
 
 
-def test_no_basicsr_is_bad(monkeypatch):
+def test_no_basicsr_is_told(monkeypatch):
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
-    (bad,) = doctor.check_basicsr()
-    assert (bad.state, bad.mend) == ("bad", "pip install basicsr==1.4.2")
+    (note,) = doctor.check_basicsr()
+    assert (note.state, note.mend) == ("note", 'To train by it: Run pip install "milo-restore[basicsr]"')
 
 
 def test_devices():

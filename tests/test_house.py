@@ -22,10 +22,11 @@ else:
 PACKAGE = REPOSITORY / "milo_restore"
 
 # Imports run one way: a room may import those it lists and itself.
-GROUND = {"errors", "__init__"}  # __init__: for __version__; what it imports on first use is checked below
+GROUND = {"errors", "extras", "__init__"}  # __init__: for __version__; what it imports on first use is checked below
 LOW = GROUND | {"config", "files", "compat", "processes", "hooks"}
 ROOMS = {
     "errors": set(),
+    "extras": {"errors"},
     "compat": GROUND,
     "config": GROUND,
     "processes": GROUND,
@@ -50,7 +51,7 @@ ROOMS = {
     "deepinv": GROUND | {"metric", "loss"},
     "lpips": GROUND | {"metric", "loss"},
     "hub": LOW | {"metric", "models", "measure"},
-    "bench": LOW | {"metric", "data", "models", "loss", "train", "teach", "basicsr"},
+    "bench": LOW | {"metric", "data", "models", "loss", "train", "teach", "doors", "basicsr"},
 }
 TOP = {"cli"}  # may import everything but the recipes
 METRIC_MAY_USE = {"torch", "safetensors"}  # beside the standard library

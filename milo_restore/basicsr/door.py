@@ -59,9 +59,9 @@ def add_item(registry: Any, item: Any, *, fallback: bool = False) -> None:
 
 def _offer(module: ModuleType, *, registry: str) -> None:
     """Add our losses, or our metric, to a registry or, where there is none, to the module itself."""
-    from milo_restore.basicsr.losses import LPIPSLoss, MILOLoss
+    from milo_restore.basicsr.losses import BasicSRMILOLoss, LPIPSLoss
 
-    items = ((MILOLoss, False), (LPIPSLoss, True)) if registry == "LOSS_REGISTRY" else ((calculate_milo, False),)
+    items = ((BasicSRMILOLoss, False), (LPIPSLoss, True)) if registry == "LOSS_REGISTRY" else ((calculate_milo, False),)
     registries = sys.modules.get("basicsr.utils.registry")
     for item, fallback in items:
         if registries is not None and hasattr(registries, registry):

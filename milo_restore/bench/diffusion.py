@@ -14,7 +14,6 @@ from milo_restore.bench.timing import interleaved, machine, machine_line, peak_m
 from milo_restore.errors import ConfigError
 from milo_restore.loss import DiffusionLoss, DiffusionLossSettings, MILOLoss, clean_latent, gradient_cosines
 from milo_restore.loss.cosine import cosine_line
-from milo_restore.models.diffbir import noise_scheduler
 from milo_restore.processes import choose_device
 
 Networks = Literal["sd", "quarter", "tiny"]
@@ -129,6 +128,8 @@ def cosine_rows(weights: str) -> dict[str, Any]:
 
     chosen = "mini" if weights == "official" else weights
     arms = [DiffusionLossSettings(weights=chosen, **arm) for arm in COSINE_ARMS]
+    from milo_restore.models.diffbir import noise_scheduler
+
     losses = [DiffusionLoss(arm, noise_scheduler("v2"), 1) for arm in arms]
     rows = {loss.label: gradient_cosines(loss, say, z0, condition) for loss in losses}
     return {"weights": str(losses[0].weights), "rows": rows}
@@ -164,6 +165,8 @@ def format_diffusion_report(report: dict[str, Any]) -> str:
 
 def _losses(settings: BenchSettings, networks: Networks, device: torch.device) -> tuple[dict[str, Loss], str]:
     """Functions of the prediction alone, and which weights LatentMILO runs with."""
+    from milo_restore.models.diffbir import noise_scheduler
+
     scheduler = noise_scheduler("v2")
     generator = torch.Generator().manual_seed(0)
     shape = (settings.batch, 4, settings.height // 8, settings.width // 8)

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from milo_restore.bench.plain import PlainMILO
-from milo_restore.bench.timing import interleaved, machine, machine_line, native_bfloat16, peak_mib, ratio, threads
+from milo_restore.bench.timing import interleaved, machine, machine_line, peak_mib, ratio, threads
 from milo_restore.errors import ConfigError
 from milo_restore.loss import L1Loss, MILOLoss
-from milo_restore.processes import choose_device
+from milo_restore.processes import choose_device, native_bfloat16
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Step = Callable[[], tuple[Tensor, Tensor]]

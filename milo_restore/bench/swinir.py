@@ -17,8 +17,6 @@ from milo_restore.loss import L1Loss, MILOLoss
 from milo_restore.processes import choose_device
 
 SCALES = (2, 4)
-PATCH = 64
-"""Side of the published low-resolution patches; the published batch, 64 over 8 GPUs, is too much for a CPU."""
 BASE, CONSTANT, THROUGH = "L1", "MILO", "MILO, through the mask"
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -78,7 +76,7 @@ def format_swinir_report(report: dict[str, Any]) -> str:
 
 
 def _measure(scale: int, losses: dict[str, Loss], settings: BenchSettings, device: torch.device) -> dict[str, Any]:
-    network = _network(scale, settings).to(device)
+    network = swinir_light(scale, settings).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.9, 0.99))
     generator = torch.Generator().manual_seed(0)
     shapes = ((settings.batch, 3, factor * settings.height, factor * settings.width) for factor in (1, scale))
@@ -96,7 +94,7 @@ def _measure(scale: int, losses: dict[str, Loss], settings: BenchSettings, devic
     return {"scale": scale, "parameters": sum(p.numel() for p in network.parameters()), "losses": rows}
 
 
-def _network(scale: int, settings: BenchSettings) -> nn.Module:
+def swinir_light(scale: int, settings: BenchSettings) -> nn.Module:
     """SwinIR-light, or for ``quick`` one layer of it."""
     from basicsr.archs.swinir_arch import SwinIR
 

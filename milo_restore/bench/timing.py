@@ -12,13 +12,14 @@ from statistics import median
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 
 def interleaved(
     contenders: dict[str, Callable[[], Any]], rounds: int, device: torch.device, what: str
 ) -> dict[str, list[float]]:
     """Seconds of every contender in every round; the first round only warms up."""
+    from tqdm import tqdm
+
     times: dict[str, list[float]] = {name: [] for name in contenders}
     which = [device] if device.type == "cuda" else []
     with tqdm(total=(rounds + 1) * len(contenders), desc=what, leave=False) as bar:
@@ -63,19 +64,6 @@ def peak_mib(step: Callable[[], Any], device: torch.device) -> float | None:
         now += event.nbytes()
         peak = max(peak, now)
     return peak / 2**20
-
-
-def native_bfloat16(device: torch.device) -> bool | None:
-    """True if the hardware multiplies bfloat16 itself; elsewhere it is emulated, correctly and slowly.
-
-    None where torch cannot tell: CPUs that are not x86, torch before 2.6, devices other than cpu and cuda.
-    """
-    if device.type == "cuda":
-        return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
-        return None
-    probes = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    return any(probe() for probe in probes if probe is not None) if any(probes) else None
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """``milo-restore doctor``: what is installed here, what is found, and what to do about the rest.
 
-The exit code is 0 where the basics work: every dependency is there, basicsr can be imported, and MILO scores an image
-with the authors' weights or the shipped ones. Otherwise it is 1. Missing data sets, extras and accelerators are told,
-but are no failure.
+The exit code is 0 where the basics work: the core's dependencies are there, a basicsr can be imported where one is
+installed, and MILO scores an image with the authors' weights or the shipped ones. Otherwise it is 1. Missing data sets,
+extras and accelerators are told, but are no failure.
 """
 
 from __future__ import annotations
@@ -20,12 +20,22 @@ from typing import Literal
 
 import milo_restore
 from milo_restore.errors import MiloRestoreError
+from milo_restore.extras import BROUGHT_BY, how_to_install
 
-_REQUIRED = (
-    "torch", "torchvision", "diffusers", "accelerate", "basicsr", "lpips", "einops", "jinja2", "numpy", "pyyaml",
-    "safetensors", "pooch", "tqdm", "pillow", "scikit-image", "scipy", "opencv-python",
-    "matplotlib", "tensorboard",
-)  # fmt: skip
+_REQUIRED = ("torch", "numpy", "pyyaml", "safetensors", "pooch")
+_DISTRIBUTIONS = {
+    "PIL": ("pillow",),
+    "skimage": ("scikit-image",),
+    "cv2": ("opencv-python-headless", "opencv-python"),
+    "stlpips_pytorch": ("stlpips-pytorch",),
+}
+_FOR = {
+    "recipes": "images, training, measuring",
+    "basicsr": "milo-restore basicsr, Real-ESRGAN's and CodeFormer's degradation, DiffBIR's cleaners",
+    "diffusion": "DiffBIR",
+    "eval": "other metrics; pyiqa is under PolyForm Noncommercial 1.0.0, for research and other non-commercial use",
+}
+_NEWEST = (3, 14)
 _THERE = {
     "found": "",
     "unverified": " (another encoding than the known one)",
@@ -53,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``doctor``: none of its own."""
     parser.description = (
         "Show versions, devices, weights and data sets, and what to do about what is missing. "
-        "Ends with exit code 0 where the basics work (dependencies, basicsr, MILO with some weights), with 1 otherwise."
+        "Ends with exit code 0 where the basics work (the core, MILO with some weights), with 1 otherwise."
     )
 
 
@@ -61,6 +71,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Print the report; 0 where the basics work, else 1."""
     sections: dict[str, Callable[[], list[Finding]]] = {
         "Versions": check_versions,
+        "Extras": check_extras,
         "basicsr": check_basicsr,
         "Devices": check_devices,
         "MILO": check_metric,
@@ -81,27 +92,44 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def check_versions() -> list[Finding]:
-    """Python, this package, and everything that it depends on."""
-    supported = (3, 10) <= sys.version_info[:2] <= (3, 12)
+    """Python, this package, and everything that its core depends on."""
+    supported = (3, 10) <= sys.version_info[:2] <= _NEWEST
     findings = [
         Finding("ok", f"milo-restore {milo_restore.__version__} in {Path(milo_restore.__file__).parent}"),
         Finding(
-            "ok" if supported else "bad",
+            "ok" if supported else "note" if sys.version_info >= (3, 10) else "bad",
             f"python {platform.python_version()} on {platform.platform()}",
-            None if supported else "Use Python 3.10, 3.11 or 3.12: PyPI's basicsr does not install on later ones",
+            None if supported else "Tried with Python 3.10 to 3.14",
         ),
     ]
     for name in _REQUIRED:
         version = _version(name)
         mend = None if version else f"Run 'pip install {name}', or install milo-restore again"
         findings.append(Finding("ok" if version else "bad", f"{name} {version or 'is not installed'}", mend))
-    pyiqa = _version("pyiqa")
-    licence = "PolyForm Noncommercial 1.0.0: for research and other non-commercial use only"
-    if pyiqa:
-        findings.append(Finding("ok", f"pyiqa {pyiqa} (optional; {licence})"))
-    else:
-        mend = f"Only for comparisons with other metrics: pip install 'milo-restore[eval]' ({licence})"
-        findings.append(Finding("note", "pyiqa is not installed (optional)", mend))
+    return findings
+
+
+def check_extras() -> list[Finding]:
+    """The packages of each extra, and the one command that brings all that are missing."""
+    findings, missing = [], []
+    for extra, packages in BROUGHT_BY.items():
+        versions = {name: _versions(name) for name in packages}
+        there = [f"{distribution} {version}" for found in versions.values() for distribution, version in found.items()]
+        lacking = [name for name, found in versions.items() if not found]
+        missing += lacking
+        what = f"{extra} ({_FOR[extra]}): {', '.join(there) or 'none of it'}"
+        findings.append(
+            Finding("note" if lacking else "ok", f"{what}; without {', '.join(lacking)}" if lacking else what)
+        )
+    if "basicsr" in missing and sys.version_info >= (3, 13):
+        findings.append(Finding("note", "no basicsr", how_to_install(["basicsr"])))
+        missing.remove("basicsr")
+    if missing:
+        findings.append(Finding("note", "for all of them", how_to_install(missing)))
+    opencv = _versions("cv2")
+    if len(set(opencv.values())) > 1:
+        mend = f"Run pip install --force-reinstall --no-deps opencv-python-headless=={opencv['opencv-python']}"
+        findings.append(Finding("note", "two versions of OpenCV lie in one folder", mend))
     return findings
 
 
@@ -109,7 +137,7 @@ def check_basicsr() -> list[Finding]:
     """Check that basicsr imports, and say by what means and which of the packages of that name it is."""
     spec = importlib.util.find_spec("basicsr")
     if spec is None:
-        return [Finding("bad", "no basicsr can be imported", "pip install basicsr==1.4.2")]
+        return [Finding("note", "no basicsr can be imported", f"To train by it: {how_to_install(['basicsr'])}")]
     from milo_restore.compat import GONE, StandIn, forks_on_path, is_restormer_fork
 
     places = [Path(place) for place in spec.submodule_search_locations or []]
@@ -125,7 +153,7 @@ def check_basicsr() -> list[Finding]:
     try:
         importlib.import_module("basicsr")
     except Exception as error:
-        mend = "pip install basicsr==1.4.2 setuptools"
+        mend = f"{how_to_install(['basicsr'])}; leave it where your own program imports it"
         return [*findings, Finding("bad", f"basicsr in {places[0]} fails to import ({_first_line(error)})", mend)]
     stand_in = GONE in sys.modules and isinstance(sys.modules[GONE].__loader__, StandIn)
     how = f"with milo_restore.compat's stand-in for {GONE}" if stand_in else "as it is"
@@ -136,7 +164,7 @@ def check_devices() -> list[Finding]:
     """Processor, threads, bfloat16, accelerators."""
     import torch
 
-    from milo_restore.bench.timing import native_bfloat16
+    from milo_restore.processes import native_bfloat16
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     capability = torch.backends.cpu.get_cpu_capability()
@@ -209,6 +237,12 @@ def check_assets() -> list[Finding]:
         else:
             findings.append(Finding("note", f"{status.name} is {status.state}", status.note))
     return findings
+
+
+def _versions(package: str) -> dict[str, str]:
+    """The installed distributions that a package may come from, by the name that Python imports."""
+    known = _DISTRIBUTIONS.get(package, (package,))
+    return {name: version for name in known if (version := _version(name)) is not None}
 
 
 def _version(name: str) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -121,18 +122,17 @@ class Attention(nn.Module):
         self.project_out = PlainStrideConv2d(channels, channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
         qkv = self.qkv_dwconv(self.qkv(x))
-        q, k, v = qkv.flatten(2).chunk(3, 1)
-        q, k = q.unflatten(1, (self.heads, -1)), k.unflatten(1, (self.heads, -1))
+        q, k, v = rearrange(qkv, "n (part head c) h w -> part n head c (h w)", part=3, head=self.heads)
         attention = (cosines(q, k) * self.temperature).softmax(-1)
         # project_out(attention v) = (project_out attention) v: the two small matrices first, then one pass over v.
-        project = self.project_out.weight.view(c, self.heads, -1).transpose(0, 1)
-        mix = (project @ attention).transpose(1, 2).reshape(n, c, c)
+        project = rearrange(self.project_out.weight, "out (head c) 1 1 -> head out c", head=self.heads)
+        mix = rearrange(project @ attention, "n head out c -> n out (head c)")
+        v = rearrange(v, "n head c pixels -> n (head c) pixels")
         if layout_of(qkv) == torch.channels_last:
-            out = (v.transpose(1, 2) @ mix.transpose(1, 2)).view(n, h, w, c).permute(0, 3, 1, 2)
+            out = rearrange(v.mT @ mix.mT, "n (h w) out -> n out h w", h=x.shape[2])
         else:
-            out = (mix @ v).view(n, c, h, w)
+            out = rearrange(mix @ v, "n out (h w) -> n out h w", h=x.shape[2])
         return out if self.project_out.bias is None else out + self.project_out.bias.view(-1, 1, 1)
 
 

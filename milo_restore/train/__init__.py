@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
+
     from milo_restore.train.loop import FitResult, fit
     from milo_restore.train.schedule import Key, learning_rate
     from milo_restore.train.settings import Stage, TrainSettings
@@ -16,13 +18,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "FitResult": "loop",
     "fit": "loop",
+    "PartialState": "processes",  # accelerate's own, for recipes
     "Key": "schedule",
     "learning_rate": "schedule",
     "Stage": "settings",
     "TrainSettings": "settings",
 }
 
-__all__ = ["FitResult", "Key", "Stage", "TrainSettings", "fit", "learning_rate"]
+__all__ = ["FitResult", "Key", "PartialState", "Stage", "TrainSettings", "fit", "learning_rate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""PSNR and SSIM as restoration papers print them: BasicSR's, on 8-bit RGB, without a border; and by other protocols.
+"""PSNR and SSIM as restoration papers print them: those of BasicSR, on 8-bit RGB, without a border; other protocols.
 
 The data range is 255, always; a function that guesses it from the values is how 26 dB becomes 74.
 """
@@ -23,7 +23,7 @@ SMALLEST_SIDE = 11
 def psnr(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
     """Peak signal-to-noise ratio in dB: 10 log10(255^2 / MSE), the MSE over all pixels and the three channels.
 
-    This is `basicsr.metrics.calculate_psnr` with ``crop_border=0, test_y_channel=False``.
+    Equal to ``basicsr.metrics.calculate_psnr`` with ``crop_border=0, test_y_channel=False``.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -42,15 +42,15 @@ def psnr(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
         34.15
     """
     _check(image, reference)
-    return float(_basicsr().calculate_psnr(image, reference, crop_border=0, input_order="HWC"))
+    return _psnr(image, reference)
 
 
 def ssim(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
     """Structural similarity, at most 1: Wang et al. 2004, per channel, then the mean over the three.
 
-    This is `basicsr.metrics.calculate_ssim` with ``crop_border=0, test_y_channel=False``, the same as the authors'
-    MATLAB code: 11x11 Gaussian window of sigma 1.5, population variances, only pixels that the whole window fits
-    around, K1 = 0.01, K2 = 0.03.
+    Equal to ``basicsr.metrics.calculate_ssim`` with ``crop_border=0, test_y_channel=False`` and to the authors' MATLAB
+    code, but for rounding: 11x11 Gaussian window of sigma 1.5, population variances, only pixels that the whole window
+    fits around, K1 = 0.01, K2 = 0.03.
 
     Args:
         image: (H, W, 3) uint8 RGB, sides of at least 11.
@@ -69,11 +69,11 @@ def ssim(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
     if min(image.shape[:2]) < SMALLEST_SIDE:
         height, width = image.shape[:2]
         raise DataError(f"SSIM needs sides of at least {SMALLEST_SIDE} pixels, got {height}x{width}")
-    return float(_basicsr().calculate_ssim(image, reference, crop_border=0, input_order="HWC"))
+    return _ssim(image, reference)
 
 
 def load_pixel(name: str, protocol: Protocol, device: torch.device) -> Metric:
-    """``psnr`` or ``ssim`` in a protocol's colour, on the CPU whatever the device: basicsr's are numpy's."""
+    """``psnr`` or ``ssim`` in a protocol's colour, on the CPU whatever the device: both are numpy's."""
     function = {"psnr": psnr, "ssim": ssim}[name]
 
     def measure(batch: Batch) -> list[float]:
@@ -111,18 +111,24 @@ def _of_colour(
         raise DataError(f"{width}x{height} leaves sides of less than {SMALLEST_SIDE} pixels")
     if colour == "rgb":
         return function(image, reference)
-    from basicsr.metrics import psnr_ssim
+    from skimage.color import rgb2ycbcr  # ITU-R BT.601, Y from 16 to 235, as MATLAB's and basicsr's
 
-    name = "calculate_psnr" if function is psnr else "calculate_ssim"
-    pair = (array[..., ::-1] for array in (image, reference))  # basicsr's Y is of BGR
-    return float(getattr(psnr_ssim, name)(*pair, crop_border=0, input_order="HWC", test_y_channel=True))
+    measured = _psnr if function is psnr else _ssim
+    return measured(*(rgb2ycbcr(array)[..., :1] for array in (image, reference)))
 
 
-def _basicsr() -> Any:
-    """The functions of basicsr, imported on first use: that takes seconds. Channel order does not matter to them."""
-    from basicsr.metrics import psnr_ssim
+def _psnr(image: NDArray[Any], reference: NDArray[Any]) -> float:
+    """PSNR of (H, W, C) arrays in [0, 255], integers or floats."""
+    error = np.square(image.astype(np.float64) - reference.astype(np.float64)).mean()
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
-    return psnr_ssim
+
+def _ssim(image: NDArray[Any], reference: NDArray[Any]) -> float:
+    """SSIM of (H, W, C) arrays in [0, 255], the mean over channels. scikit-image's window ends where Wang's does."""
+    from skimage.metrics import structural_similarity
+
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return float(structural_similarity(image, reference, data_range=255, channel_axis=-1, **settings))
 
 
 def _check(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> None:

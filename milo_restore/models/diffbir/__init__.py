@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from milo_restore.extras import require
+
 if TYPE_CHECKING:
     from milo_restore.models.diffbir.control import IRControlNet, predict
     from milo_restore.models.diffbir.convert import convert_diffbir
@@ -45,3 +47,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES])
+
+
+require("diffusers", __name__)
