@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default=default.device, help="cpu, cuda, cuda:1, ... (default: %(default)s)")
     parser.add_argument("--training", action="store_true", help="measure MILO's own training instead")
     parser.add_argument("--diffusion", action="store_true", help="measure DiffBIR's training losses instead")
+    parser.add_argument("--latents", action="store_true", help="measure losses on FLUX.2's latents instead")
     parser.add_argument("--swinir", action="store_true", help="measure a training iteration of SwinIR-light instead")
     parser.add_argument("--evaluation", action="store_true", help="measure 'evaluate' against pyiqa's command instead")
     parser.add_argument("--doors", action="store_true", help="measure the cost of 'milo-restore run' itself instead")
@@ -84,6 +85,11 @@ def _measure(arguments: argparse.Namespace, settings: BenchSettings) -> tuple[di
 
         report = run_swinir_bench(settings)
         return report, format_swinir_report(report)
+    if arguments.latents:
+        from milo_restore.bench.latents import format_latent_report, run_latent_bench
+
+        report = run_latent_bench(settings)
+        return report, format_latent_report(report)
     if arguments.doors:
         from milo_restore.bench.doors import format_door_report, run_door_bench
 
@@ -106,5 +112,5 @@ def _measure(arguments: argparse.Namespace, settings: BenchSettings) -> tuple[di
 def _default_size(arguments: argparse.Namespace) -> str:
     if arguments.swinir or arguments.doors:
         return "64x64"  # the published patches
-    sizes = ("128x128", "512x512") if arguments.diffusion else ("64x64", "512x384")
+    sizes = ("128x128", "512x512") if arguments.diffusion or arguments.latents else ("64x64", "512x384")
     return sizes[0 if arguments.quick else 1]

@@ -13,6 +13,9 @@ from milo_restore.metric.network import N_SCALES, MaskNetwork, double, pyramid
 LOGIT_RANGE = 20.0
 """Beyond +-20 a sigmoid is 0 or 1 to float32's last bit: no use in asking for more."""
 
+LEAST_ERROR = 2e-4
+"""Masked errors far below are equally invisible."""
+
 
 class Followed(NamedTuple):
     """Result of `follow`.
@@ -131,6 +134,23 @@ def mask_divergence(mask: Tensor, wanted: Tensor) -> Tensor:
     """
     own, share = ((value / N_SCALES).clamp(1e-6, 1 - 1e-6) for value in (mask, wanted))
     return _angle(mask, wanted) + 0.2 * (F.binary_cross_entropy(own, share) - F.binary_cross_entropy(share, share))
+
+
+def error_divergence(error: Tensor, wanted: Tensor) -> Tensor:
+    """angle(e, t) + smooth-L1(log e - log t - c) + |log mean e - log mean t - d| / 2 of masked errors; a scalar.
+
+    Where a teacher of images sees visible errors, by how much those of each cell are visible, and which image has more
+    of them. Constants c and d, means over the batch, leave the scale open: a unit of latents is none of images.
+
+    Args:
+        error: (N, 1, H, W), of the student.
+        wanted: the same of the teacher.
+    """
+    cells = (error + LEAST_ERROR).log() - (wanted + LEAST_ERROR).log()
+    images = (error.mean((1, 2, 3)) + LEAST_ERROR).log() - (wanted.mean((1, 2, 3)) + LEAST_ERROR).log()
+    cells, images = (each - each.mean().detach() for each in (cells, images))
+    whole = _angle(error, wanted) + 0.5 * images.abs().mean()
+    return whole + F.smooth_l1_loss(cells, torch.zeros_like(cells))
 
 
 def _angle(first: Tensor, second: Tensor) -> Tensor:
