@@ -58,7 +58,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.action == "fetch" and not arguments.names and not metrics:
         raise ConfigError("name what to fetch", mend=f"Known: {', '.join(known)}; or '{_ALL}'")
     everything = (not arguments.names and not metrics) or arguments.names == [_ALL]
-    names = known if everything else arguments.names
+    names = known if everything else [each for name in arguments.names for each in files.weights_named(name)]
     if everything and arguments.action == "fetch":
         names = [name for name in known if files.can_fetch(name)]
     if arguments.action == "list":

@@ -19,6 +19,7 @@ from milo_restore.files.weights import (
     fetch_weights,
     find_weights,
     present_weights,
+    weights_named,
     weights_path,
     weights_sha256,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "locate_dataset",
     "present_weights",
     "verify_asset",
+    "weights_named",
     "weights_path",
     "weights_sha256",
 ]

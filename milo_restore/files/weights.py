@@ -98,6 +98,13 @@ def fetch_weights(name: str, root: Path | None = None, *, timeout: float = downl
     return download.download(file, folder, WeightsError, mend, progress=True, timeout=timeout)
 
 
+def weights_named(name: str) -> tuple[str, ...]:
+    """The weights that a name stands for: itself, or all of a table's ``folder``, such as both halves of ``taef2``."""
+    if name in WEIGHTS:
+        return (name,)
+    return tuple(each for each in WEIGHTS if registry.upstream()["weights"][each]["folder"] == name) or (name,)
+
+
 def weights_sha256(name: str) -> str:
     """The hash that a weight file must have; empty where it is not known.
 
