@@ -27,10 +27,11 @@ from milo_restore import MILO, LatentMILO
 from milo_restore.config import dump_config
 from milo_restore.data import load_collection
 from milo_restore.data.kadid import GeneratorName
+from milo_restore.errors import ConfigError
 from milo_restore.files.write import replace_file
-from milo_restore.metric import MaskedMetric
+from milo_restore.metric import LatentSpace, MaskedMetric
 from milo_restore.metric.ensemble import PseudoMOS
-from milo_restore.models.diffbir.vae import load_encoder
+from milo_restore.models.vae import LatentCodec, load_vae
 from milo_restore.opinions.datasets import opinion_pairs
 from milo_restore.teach.agreement import (
     Encode,
@@ -43,8 +44,8 @@ from milo_restore.teach.agreement import (
     mask_agreement,
 )
 from milo_restore.teach.denoising_errors import WithDenoisingErrors
-from milo_restore.teach.distillation import mask_divergence
-from milo_restore.teach.latent_pairs import encode_pairs
+from milo_restore.teach.distillation import error_divergence, mask_divergence
+from milo_restore.teach.latent_pairs import Targets, encode_pairs
 from milo_restore.teach.maps import fit_maps
 from milo_restore.teach.pairs import ALL_DISTORTIONS, DistortedPairs, find_references
 from milo_restore.teach.student import MOSTraining, Predictions
@@ -58,7 +59,10 @@ class Data:
     """Photographs to distort: a folder, searched with all folders below it, or ``photographs`` (scikit-image's)."""
 
     train: str = "photographs"
-    references: int | str | None = None  # 10k: with all 25 x 5 distortions; 100k*: with one random one each; null: all
+    references: int | str | None = None  # 10k: with all 25 x 5 distortions; 100k*8: with 8 random ones each; null: all
+    views: int | None = (
+        None  # beyond the paper: so many unscaled squares from random places of each in place of its centre
+    )
     distortions: tuple[int, ...] = ALL_DISTORTIONS  # KADID's numbers
     generator: GeneratorName = "published"  # KADID's own functions; clipped: this project's former reading of them
     noise: float = 0.0  # beyond the paper: share of samples that show noise and what denoising leaves of it instead
@@ -67,8 +71,9 @@ class Data:
     kadid: str | None = None  # KADID-10k's folder: then people's opinions on its training split, in place of the above
     validation_pairs: int | None = 500  # null: all
     validation_side: int = 256  # side of the centre crops of the validation squares that are compared
-    vae: str | None = None  # latent domain: folder of a diffusers AutoencoderKL, Stable Diffusion 1's or 2's
+    vae: str | None = None  # latent domain: taef2, or folder or hub's OWNER/NAME of a diffusers autoencoder
     cache: str | None = None  # latent domain: folder for latents and labels
+    latents: str = ""  # latent domain: what the latents are called in the weights file, such as FLUX.2 (TAEF2)
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class Config:
     start: str | None = None  # weights to start from: official, mini or a path; null: random ones
     score_weight: float = 0.0  # beyond the paper, for one MILO as the teacher: L1 between logarithms of raw errors
     mask_weight: float = 0.0  # the same: divergence of the masks, level by level; of latents from the images' masks
+    error_weight: float = 0.0  # the same, of latents: divergence of the masked errors, cell by cell
     hint_weight: float = 0.0  # the same: hidden features that tell the teacher's; fades to 0 over the run
     data: Data = field(default_factory=Data)
     training: TrainSettings = field(default_factory=TrainSettings)
@@ -88,13 +94,15 @@ class Config:
     def __post_init__(self) -> None:
         guided = self.guide is not None  # refuses a guide that is not one MILO
         if guided and self.domain == "latent" and (self.hint_weight or self.score_weight):
-            raise ValueError("hint_ and score_weight need domain: image; of latents, masks alone can be taught")
+            raise ValueError("hint_ and score_weight need domain: image; of latents, mask_ and error_weight")
+        if self.domain == "image" and self.error_weight:
+            raise ValueError("error_weight needs domain: latent")
         if self.domain == "latent" and self.data.noise:
             raise ValueError("data.noise needs domain: image")
         if self.maps == "kadid" and self.data.kadid is None:
             raise ValueError("maps: kadid needs data.kadid, the data set's folder")
         if self.domain == "latent" and not (self.data.vae and self.data.cache):
-            raise ValueError("domain: latent needs data.vae, a diffusers AutoencoderKL, and data.cache, a folder")
+            raise ValueError("domain: latent needs data.vae, a diffusers autoencoder, and data.cache, a folder")
 
     @property
     def guide(self) -> str | None:
@@ -103,20 +111,20 @@ class Config:
         Raises:
             ValueError: more is to be taught, but not by one MILO.
         """
-        if not (self.mask_weight or self.hint_weight or self.score_weight):
+        if not (self.mask_weight or self.error_weight or self.hint_weight or self.score_weight):
             return None
         if isinstance(self.teacher, str) and self.teacher in ("official", "mini"):
             return self.teacher
-        raise ValueError("mask_, hint_ and score_weight need teacher: official or mini")
+        raise ValueError("mask_, error_, hint_ and score_weight need teacher: official or mini")
 
 
-def references(name: str, config: Config) -> tuple[list[Any], bool]:
-    """Images to distort, and whether each gets one distortion only."""
+def references(name: str, config: Config) -> tuple[list[Any], int]:
+    """Images to distort, and how many random distortions each gets; 0: all."""
     if name.endswith("photographs"):
-        return list(load_collection(name)), False
+        return list(load_collection(name)), 0
     count = config.data.references if name == config.data.train else None
-    found, one_each = find_references(name, count, config.training.seed)
-    return list(found), one_each
+    found, each = find_references(name, count, config.training.seed)
+    return list(found), each
 
 
 def load_teacher(config: Config, run: RunArguments) -> PseudoMOS:
@@ -144,16 +152,44 @@ def validation(
     return held_out_pairs(unseen, data.validation_pairs, data.validation_side, teacher, encode, device, mask)
 
 
-def student(config: Config, guide: MILO | None) -> tuple[MOSTraining, str | None]:
+def student(config: Config, guide: MILO | None, space: LatentSpace | None) -> tuple[MOSTraining, str | None]:
     """The metric that is trained, and which weights it starts from; None: random ones."""
     torch.manual_seed(config.training.seed)
-    kind = MILO if config.domain == "image" else LatentMILO
-    model = MOSTraining(kind.untrained(), guide if kind is MILO else None, hints=config.hint_weight > 0)
+    model = MOSTraining(untrained(space), guide if space is None else None, hints=config.hint_weight > 0)
     if config.start is None:
         return model, None
-    weights = kind(config.start)
+    weights = (MILO if space is None else LatentMILO)(config.start)
+    if space is not None and isinstance(weights, LatentMILO) and weights.channels != space.channels:
+        what = f"is for latents of {weights.channels} channels, not {space.channels}"
+        raise ConfigError(what, where=f"start: {config.start}", mend="Start from random weights: start: null")
     model.metric.load_state_dict(dict(weights.named_buffers()))
     return model, str(weights.weights)
+
+
+def untrained(space: LatentSpace | None) -> MaskedMetric:
+    """The metric to train: of images where there are no latents."""
+    return MILO.untrained() if space is None else LatentMILO.untrained(space=space)
+
+
+def space_of(codec: LatentCodec | None, config: Config) -> LatentSpace | None:
+    """The space of latents that the weights file will name."""
+    if codec is None:
+        return None
+    name = config.data.latents or codec.name
+    return LatentSpace(codec.channels, codec.scaling, codec.shift, codec.sha256, name)
+
+
+def targets(teacher: PseudoMOS, guide: MILO | None) -> Callable[[Tensor, Tensor], Targets]:
+    """What latents are taught: the teacher's opinions; and where one MILO is the teacher, its masks and errors."""
+    if guide is None:
+        return lambda image, reference: {"labels": teacher(image, reference)}
+
+    def said(image: Tensor, reference: Tensor) -> Targets:
+        mask = guide.predict_mask(image, reference)  # once for all three
+        error = mask * (image - reference).abs().mean(1, keepdim=True)
+        return {"labels": guide.mos_of(error.mean((1, 2, 3))), "masks": mask, "errors": error}
+
+    return said
 
 
 def step_of(config: Config, teacher: PseudoMOS) -> Step:
@@ -172,7 +208,9 @@ def step_of(config: Config, teacher: PseudoMOS) -> Step:
         else:
             labels = batch["label"] if "label" in batch else teacher(image, reference)
             if "mask" in batch:
+                difference = (image - reference).abs().mean(1, keepdim=True)
                 parts["mask"] = config.mask_weight * mask_divergence(said.mask, batch["mask"])
+                parts["error"] = config.error_weight * error_divergence(said.mask * difference, batch["error"])
         parts["mos"] = F.mse_loss(said.mos, labels)
         return torch.stack(list(parts.values())).sum(), {key: part.detach() for key, part in parts.items()}
 
@@ -182,17 +220,23 @@ def step_of(config: Config, teacher: PseudoMOS) -> Step:
 def main(config: Config, run: RunArguments) -> int:
     """Pairs, teacher, metric, training, agreement."""
     state, data, seed = PartialState(), config.data, config.training.seed
-    images, one_each = references(data.train, config)
+    images, each = references(data.train, config)
     others, _ = references(data.validation, config)
     options: dict[str, Any] = {"square": data.square, "distortions": data.distortions, "generator": data.generator}
-    pairs = DistortedPairs(images, one_each=one_each, seed=seed, **options)
+    options["unscaled"] = data.views is not None
+    pairs = DistortedPairs(images * (data.views or 1), one_each=each, seed=seed, **options)
     samples: Dataset[dict[str, Any]] = WithDenoisingErrors(pairs, data.noise) if data.noise else pairs
     unseen = DistortedPairs(others, seed=seed + 1, **options)
     teacher = load_teacher(config, run)
-    encode, encoder = (as_they_are, None) if data.vae is None else load_encoder(data.vae, state.device)
+    codec = None if data.vae is None else load_vae(data.vae, state.device)
+    encode, encoder, space = (
+        (as_they_are if codec is None else codec.encode),
+        codec and codec.sha256,
+        space_of(codec, config),
+    )
     guide = None if config.guide is None else MILO.from_pretrained(config.guide).to(state.device)
     mask = None if guide is None else guide.mask
-    model, started = student(config, guide)
+    model, started = student(config, guide, space)
     made_by = {"teacher": teacher.to_json(), "encoder": encoder}
     # None for the generator whose name older checkpoints lack.
     used = {**made_by, "start": started, "generator": None if data.generator == "clipped" else data.generator}
@@ -203,8 +247,9 @@ def main(config: Config, run: RunArguments) -> int:
     if config.domain == "latent" and data.cache is not None:  # Config sees to it that it is
         share = (state.process_index, state.num_processes)
         samples = encode_pairs(
-            pairs, data.cache, encode, teacher, mask=mask, identity=made_by, device=state.device, share=share
-        )
+            pairs, data.cache, encode, targets(teacher, guide), device=state.device, share=share,
+            identity=made_by if guide is None else {**made_by, "dense": "masks, errors"},
+        )  # fmt: skip
         state.wait_for_everyone()
     held_out = validation(config, unseen, teacher, encode, mask)
 
@@ -222,7 +267,7 @@ def main(config: Config, run: RunArguments) -> int:
     if result.stopped:
         return 128 + (result.signal or 0)
     if state.is_main_process:
-        report(config, run.output, {"before": before}, evaluate, held_out, teacher)
+        report(config, run.output, {"before": before}, evaluate, held_out, teacher, space)
     return 0
 
 
@@ -233,19 +278,24 @@ def report(
     evaluate: Callable[[MaskedMetric], dict[str, float]],
     held_out: HeldOut,
     teacher: PseudoMOS,
+    space: LatentSpace | None,
 ) -> None:
     """Write the metric's weights with what they agree on, the teacher and the numbers; print the table."""
-    kind = MILO if config.domain == "image" else LatentMILO
     for name in ("best", "final"):
         weights = output / name / "model.safetensors"
         if not weights.is_file():
             continue
         state = {key[7:]: value for key, value in load_file(weights).items() if key.startswith("metric.")}
-        metric = kind.untrained()
+        metric = untrained(space)
         metric.load_state_dict(state)
         rows[name] = evaluate(metric.freeze().to(PartialState().device))
         agreed = {key: f"{value:.4f}" for key, value in rows[name].items()}
-        about = {"format": "pt", "teacher": teacher.describe(), **agreed}
+        about = {
+            "format": "pt",
+            "teacher": teacher.describe(),
+            **agreed,
+            **({} if space is None else space.to_metadata()),
+        }
         save_file(state, output / f"milo_{name}.safetensors", about)
     teacher.save(output / "teacher.json")
     numbers = {"held_out": held_out.source, "agreement": rows, "teacher": teacher.to_json()}

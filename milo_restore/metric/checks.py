@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -65,11 +67,16 @@ def check_image_values(image: Tensor, reference: Tensor) -> None:
             raise DataError(f"values go down to {low:.4g}", where=name, mend=mend)
 
 
-def check_latent_values(image: Tensor, reference: Tensor) -> None:
+def check_latent_values(image: Tensor, reference: Tensor, scaling: Sequence[float] = ()) -> None:
     """Refuse NaN, infinities and latents that were not multiplied by the VAE's scaling factor.
 
     Multiplied, latents have a root mean square near 1: 0.2 to 2.3 in 1,248 pieces of 16x16 of the tiny world's, 0.6 to
     1.3 in those of a photograph by Stable Diffusion 1; the latter not multiplied 3.4 to 7.0.
+
+    Args:
+        image: distorted latents, (N, C, h, w).
+        reference: what they should be.
+        scaling: the VAE's scaling factor, where it is known and one number, for the message.
 
     Raises:
         DataError: naming the size found and the conversion that mends it.
@@ -78,7 +85,8 @@ def check_latent_values(image: Tensor, reference: Tensor) -> None:
     _range("reference", reference)
     size = float(reference.detach().float().square().mean().sqrt())
     if size > LARGEST_LATENTS:
-        mend = "Multiply by vae.config.scaling_factor (0.18215 for Stable Diffusion 1 and 2)"
+        known = f"{scaling[0]:g}" if len(scaling) == 1 else "0.18215 for Stable Diffusion 1 and 2"
+        mend = f"Multiply by vae.config.scaling_factor ({known})"
         raise DataError(f"latents have a root mean square of {size:.3g}, not near 1", where="reference", mend=mend)
 
 

@@ -222,7 +222,7 @@ def load_e_pixel(name: str, weights: str | Path = "official") -> EPixelMetric:
     if name not in _CLASSES:
         mend = f"It is {ABSENT[name]}" if name in ABSENT else f"Known: {', '.join(E_PIXEL)}"
         raise ConfigError("no such E-metric on pixels", where=repr(name), mend=mend)
-    state, info = load_weights(weights, name, None)
+    state, info = load_weights(weights, name, {})
     for other in WEIGHTS:
         if other != name and info.sha256 == weights_sha256(other):
             raise WeightsError(f"holds the weights of {other}, not of {name}", where=info.path)

@@ -1,7 +1,7 @@
 """MILO: errors weighted, pixel by pixel, by how visible they are (Cogalan et al., ACM TOG 44(6), 2025).
 
 A small network looks at the distorted image and the reference at four scales and predicts a visibility mask; the
-score is the mean of mask times absolute difference. The same in Stable Diffusion's latent space is `LatentMILO`.
+score is the mean of mask times absolute difference. The same in an autoencoder's latent space is `LatentMILO`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from milo_restore.errors import ConfigError
 from milo_restore.files.hub import at_revision
-from milo_restore.files.state import fill
+from milo_restore.files.state import State, fill
 from milo_restore.metric.checks import (
     as_rgb,
     check_image_values,
@@ -27,6 +27,7 @@ from milo_restore.metric.checks import (
     strange_to_the_tiny_world,
 )
 from milo_restore.metric.freeze import freeze_into_buffers
+from milo_restore.metric.latent_space import STABLE_DIFFUSION, TINY_WORLD, LatentSpace
 from milo_restore.metric.network import N_SCALES, MaskNetwork, ScoreScaler, traced, visibility_mask
 from milo_restore.metric.weights import WeightsInfo, load_weights
 
@@ -77,12 +78,12 @@ class MaskedMetric(nn.Module, ABC):
         weights: which weights were loaded; None for an untrained metric.
     """
 
-    channels: ClassVar[int]
+    channels: int
     weights: WeightsInfo | None
     n_scales: ClassVar[int] = N_SCALES
     higher_is_better: ClassVar[bool] = False
     _asset: ClassVar[str]
-    _shipped: ClassVar[str]
+    _shipped: ClassVar[dict[str, str]]
     _knows_auto: ClassVar[bool] = True
 
     def __init__(
@@ -95,15 +96,19 @@ class MaskedMetric(nn.Module, ABC):
         if compute_dtype not in (torch.float32, torch.bfloat16):
             raise ConfigError(f"{compute_dtype} is neither torch.float32 nor torch.bfloat16", where="compute_dtype")
         if weights == "auto" and not self._knows_auto:
-            mend = "Take 'official' for Stable Diffusion 1 or 2, 'mini' for the tiny world"
+            mend = "Take 'official' for Stable Diffusion 1 or 2, 'flux2-taef2' for FLUX.2, 'mini' for the tiny world"
             raise ConfigError("the latent weights are for different VAEs, so none stands in", where="auto", mend=mend)
         super().__init__()
         state, info = load_weights(weights, self._asset, self._shipped)
+        self._adopt(state, info)
         with torch.device("meta"):  # where initial values, which no one needs, cost neither time nor random numbers
             self._build(reduction)
         fill(self, state, info.path, assign=True)
         self.weights = info
         self.freeze().mask_network.compute_in(compute_dtype)
+
+    def _adopt(self, state: State, info: WeightsInfo) -> None:
+        """Take from a weights file what the network's shape depends on."""
 
     def _build(self, reduction: Reduction) -> None:
         if reduction not in ("none", "mean", "sum"):
@@ -278,9 +283,9 @@ class MILO(MaskedMetric):
         torch.Size([1, 1, 64, 64])
     """
 
-    channels = 3
+    channels: int = 3
     _asset = "milo"
-    _shipped = "milo_mini.safetensors"
+    _shipped: ClassVar[dict[str, str]] = {"mini": "milo_mini.safetensors"}
 
     def predict_mask(self, image: Tensor, reference: Tensor) -> Tensor:
         """Predict the mask as `MaskedMetric` does, with grey images repeated to three channels."""
@@ -295,11 +300,25 @@ class MILO(MaskedMetric):
 
 
 class LatentMILO(MaskedMetric):
-    """MILO on latents (N, 4, h, w), times the VAE's scaling factor. Arguments as in `MaskedMetric`, but not ``auto``.
+    """MILO on latents (N, C, h, w) of one autoencoder, shifted and scaled as diffusion models are trained on them.
 
-    ``official`` is for latents of Stable Diffusion 1 or 2's VAE, times 0.18215; ``mini`` for those of the shipped tiny
-    world's VAE (see `milo_restore.models.tiny`), and warns once where latents are none of these for certain. Latents of
-    other VAEs (SDXL, SD 3, FLUX) lie elsewhere.
+    Arguments as in `MaskedMetric`, but not ``auto``. Weights are for one space of latents, which `space` names:
+
+    ===============  =========================================================  ========  ========
+    weights          for the latents of                                         channels  scaling
+    ===============  =========================================================  ========  ========
+    ``official``     Stable Diffusion 1 or 2's VAE                              4         0.18215
+    ``flux2-taef2``  FLUX.2, encoded by TAEF2 (`milo_restore.models.taef2`)     32        1
+    ``mini``         the shipped tiny world's VAE (`milo_restore.models.tiny`)  4         0.88466
+    a path           what its file says; older files say nothing
+    ===============  =========================================================  ========  ========
+
+    Latents of another number of channels are refused. Others of the same number lie elsewhere all the same: where the
+    autoencoder is known, `check_space` compares. ``mini`` warns once where latents are not its own for certain.
+    ``recipes/train_milo.py`` trains weights for any autoencoder.
+
+    Attributes:
+        space: which latents; see `LatentSpace`.
 
     Example:
         >>> import torch
@@ -312,14 +331,47 @@ class LatentMILO(MaskedMetric):
         torch.Size([2, 1, 32, 32])
     """
 
-    channels = 4
+    channels: int = 4
+    space: LatentSpace
     _asset = "milo-latent"
-    _shipped = "milo_latent_mini.safetensors"
+    _shipped: ClassVar[dict[str, str]] = {
+        "mini": "milo_latent_mini.safetensors",
+        "flux2-taef2": "milo_latent_flux2_taef2.safetensors",
+    }
+    _known: ClassVar[dict[str, LatentSpace]] = {"official": STABLE_DIFFUSION, "mini": TINY_WORLD}
     _knows_auto = False
     _warned = False
 
+    def _adopt(self, state: State, info: WeightsInfo) -> None:
+        first = state.get("mask_network.0.weight")
+        channels = 4 if first is None or first.ndim != 4 else max(1, (first.shape[1] - 1) // 2)
+        stated = LatentSpace.from_metadata(info.metadata, channels, Path(info.path))
+        self.space = self._known.get(info.name, stated)
+        self.channels = self.space.channels
+
+    @classmethod
+    def untrained(cls, *, reduction: Reduction = "none", space: LatentSpace = LatentSpace(4)) -> LatentMILO:
+        """A metric of a space of latents with random weights that are parameters, as in `MaskedMetric`."""
+        metric = cls.__new__(cls)
+        nn.Module.__init__(metric)
+        metric.space, metric.channels = space, space.channels
+        metric._build(reduction)
+        return metric
+
+    def check_space(self, space: LatentSpace, where: str = "latents") -> None:
+        """Refuse the latents of another autoencoder than the weights are for, where that can be told.
+
+        Args:
+            space: what is known of the latents: channels, and where known scaling, shift and the sha256 of the VAE.
+            where: what they belong to, for the error.
+
+        Raises:
+            ConfigError: naming what differs.
+        """
+        self.space.refuse_unless(space, where)
+
     def _refuse_values(self, image: Tensor, reference: Tensor) -> None:
-        check_latent_values(image, reference)
+        check_latent_values(image, reference, self.space.scaling)
         if self.weights is None or self.weights.name != "mini" or self._warned:
             return
         if strange := strange_to_the_tiny_world(reference):

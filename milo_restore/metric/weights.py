@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -53,6 +53,7 @@ class WeightsInfo:
         sha256: the file's hash.
         auto: whether ``auto`` was asked for and chose them.
         agreement: with the teacher's, of weights that were taught here.
+        metadata: what a .safetensors says of itself.
     """
 
     name: str
@@ -60,13 +61,14 @@ class WeightsInfo:
     sha256: str
     auto: bool = False
     agreement: Agreement = Agreement()
+    metadata: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __str__(self) -> str:
         chosen = ", chosen by auto" if self.auto else ""
         return f"{self.name} ({Path(self.path).name}, sha256 {self.sha256[:12]}{chosen})"
 
 
-def load_weights(name: str | Path, asset: str, shipped: str | None) -> tuple[State, WeightsInfo]:
+def load_weights(name: str | Path, asset: str, shipped: Mapping[str, str]) -> tuple[State, WeightsInfo]:
     """Find, check and read weights.
 
     Args:
@@ -74,7 +76,7 @@ def load_weights(name: str | Path, asset: str, shipped: str | None) -> tuple[Sta
             else ``mini``; which, and why, is said once on stderr), the path of a .pth (read with
             ``weights_only=True``) or .safetensors file, or a folder or repository as `weights_folder` takes.
         asset: what ``official`` means to `milo_restore.files`.
-        shipped: file name that ``mini`` means in `SHIPPED`; None where this metric has no shipped weights.
+        shipped: files in `SHIPPED` by the names of the weights that this metric has there.
 
     Returns:
         The state dict in this project's key names, float32, and what was read.
@@ -82,24 +84,26 @@ def load_weights(name: str | Path, asset: str, shipped: str | None) -> tuple[Sta
     Raises:
         WeightsError: naming the file that is missing, damaged or of another architecture.
     """
-    chosen = _choose(asset, shipped) if name == "auto" else str(name)
+    if name == "auto":
+        _shipped_file(shipped, "mini")  # which may be the choice
+    chosen = _choose(asset) if name == "auto" else str(name)
     if chosen == "official":
         path = weights_path(asset)
-    elif chosen == "mini":
-        path = _shipped_file(shipped, "mini")
+    elif chosen in shipped or chosen == "mini":
+        path = _shipped_file(shipped, chosen)
     else:
         folder = weights_folder(name)
         path = Path(name) if folder is None else folder / WEIGHTS_FILE
     content = read_state(path)
-    info = WeightsInfo(chosen, str(path), sha256_of(path), name == "auto", _agreement(content.metadata, path))
+    said = content.metadata
+    info = WeightsInfo(chosen, str(path), sha256_of(path), name == "auto", _agreement(said, path), said)
     # Copied: the tensors of a .safetensors lie in the file itself, which a training may replace.
     return {_ours(key): value.to(torch.float32, copy=True) for key, value in content.tensors.items()}, info
 
 
 @functools.cache
-def _choose(asset: str, shipped: str | None) -> str:
+def _choose(asset: str) -> str:
     """Choice of ``auto``: ``official`` or ``mini``; decided and said once per process."""
-    _shipped_file(shipped, "auto")
     found = find_weights(asset)
     try:
         path = found or fetch_weights(asset, timeout=AUTO_TIMEOUT)
@@ -110,10 +114,10 @@ def _choose(asset: str, shipped: str | None) -> str:
     return "official"
 
 
-def _shipped_file(shipped: str | None, asked: str) -> Path:
-    if shipped is None:
+def _shipped_file(shipped: Mapping[str, str], asked: str) -> Path:
+    if asked not in shipped:
         raise WeightsError("no mini weights are shipped for this metric", where=asked, mend="Use 'official' or a path")
-    return SHIPPED / shipped
+    return SHIPPED / shipped[asked]
 
 
 def _agreement(said: Mapping[str, str], path: Path) -> Agreement:

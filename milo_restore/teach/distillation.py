@@ -133,6 +133,16 @@ def mask_divergence(mask: Tensor, wanted: Tensor) -> Tensor:
     return _angle(mask, wanted) + 0.2 * (F.binary_cross_entropy(own, share) - F.binary_cross_entropy(share, share))
 
 
+def error_divergence(error: Tensor, wanted: Tensor) -> Tensor:
+    """angle(e, t) + |log mean e - log mean t - c| of masked errors e and t, (N, 1, H, W), c its batch's mean; a scalar.
+
+    Where a teacher of images sees visible errors, and which of the images has more of them. The scale is left open, for
+    a unit of latents is none of images.
+    """
+    ratio = (error.mean((1, 2, 3)) + 1e-5).log() - (wanted.mean((1, 2, 3)) + 1e-5).log()
+    return _angle(error, wanted) + 0.5 * (ratio - ratio.mean().detach()).abs().mean()
+
+
 def _angle(first: Tensor, second: Tensor) -> Tensor:
     """1 - the cosine of two masks, averaged over the batch."""
     return 1 - F.cosine_similarity(first.flatten(1), second.flatten(1), 1, eps=1e-12).mean()

@@ -23,6 +23,9 @@ from milo_restore.errors import ConfigError, DataError
 from milo_restore.files.write import replacing
 from milo_restore.teach.pairs import DistortedPairs
 
+Targets = dict[str, Tensor]
+"""What a teacher says of a batch: ``labels`` (N,), and by a teacher of masks ``masks``, ``errors`` (N, 1, H, W)."""
+
 
 class LatentPairs(Dataset[dict[str, Any]]):
     """Pairs of `DistortedPairs` as latents with labels, read from a cache. Make it with `encode_pairs`.
@@ -55,9 +58,9 @@ class LatentPairs(Dataset[dict[str, Any]]):
         return len(self.pairs)
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
-        """``image`` and ``reference``, (4, s, s) float32 with s = square / factor; ``label``, a scalar; ``name``.
+        """``image`` and ``reference``, (C, s, s) float32 with s = square / factor; ``label``, a scalar; ``name``.
 
-        And ``mask``, (1, s, s), the teacher's, where the cache holds it.
+        And the teacher's ``mask`` and masked ``error``, (1, s, s) each, where the cache holds them.
 
         Raises:
             ConfigError: another patch than the whole square: a latent cell sees more than its own pixels.
@@ -73,11 +76,12 @@ class LatentPairs(Dataset[dict[str, Any]]):
             with safe_open(path, "pt") as file:
                 image, label = file.get_slice("images")[place], file.get_slice("labels")[place]
                 reference = file.get_tensor("reference")
-                mask = {"mask": file.get_slice("masks")[place]} if "masks" in file.keys() else {}  # noqa: SIM118
+                held = {"mask": "masks", "error": "errors"}
+                dense = {key: file.get_slice(name)[place] for key, name in held.items() if name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             mend = "Delete it and start again: it is encoded anew"
             raise DataError(f"cached latents cannot be read ({error})", where=path, mend=mend) from error
-        return {"image": image, "reference": reference, "label": label, **mask, "name": self.pairs.name(pair)}
+        return {"image": image, "reference": reference, "label": label, **dense, "name": self.pairs.name(pair)}
 
 
 def mask_of_cells(mask: Tensor, latents: Tensor) -> Tensor:
@@ -90,9 +94,8 @@ def encode_pairs(
     pairs: DistortedPairs,
     folder: str | Path,
     encode: Callable[[Tensor], Tensor],
-    label: Callable[[Tensor, Tensor], Tensor],
+    teach: Callable[[Tensor, Tensor], Tensor | Targets],
     *,
-    mask: Callable[[Tensor, Tensor], Tensor] | None = None,
     identity: dict[str, Any],
     device: torch.device,
     batch: int = 16,
@@ -103,10 +106,10 @@ def encode_pairs(
     Args:
         pairs: the images.
         folder: the cache; made where it is missing.
-        encode: (N, 3, H, W) in [0, 1] to latents (N, 4, h, w), already multiplied by the VAE's scaling factor.
-        label: images and references, (N, 3, H, W), to MOS (N,).
-        mask: the same to a teacher's masks (N, 1, H, W), which are kept as those of cells (`mask_of_cells`).
-        identity: names the encoder and the teacher, by hashes.
+        encode: (N, 3, H, W) in [0, 1] to latents (N, C, h, w), already shifted and scaled.
+        teach: images and references, (N, 3, H, W), to MOS (N,), or to `Targets`; what has pixels is kept as means
+            over cells (`mask_of_cells`).
+        identity: names the encoder, the teacher and what it teaches, by hashes.
         device: where both compute.
         batch: images at a time.
         share: this process's number and how many there are: each encodes its part. Wait for all before reading.
@@ -117,7 +120,7 @@ def encode_pairs(
     settings = [pairs.square, pairs.seed, pairs.one_each, pairs.distortions]
     settings += [] if pairs.generator == "clipped" else [pairs.generator]  # caches from when there was no other stay
     first = encode(to_tensor(pairs.square_of(0))[None].to(device))
-    names = json.dumps([identity, settings, *(["masks"] if mask else [])], sort_keys=True)
+    names = json.dumps([identity, settings], sort_keys=True)
     latents = LatentPairs(pairs, Path(folder), names, pairs.square // first.shape[-1])
     for number in tqdm(range(len(pairs.references)), desc="encoding references", unit="image", disable=None):
         path = latents.file(number)
@@ -125,17 +128,16 @@ def encode_pairs(
             continue
         reference = to_tensor(pairs.square_of(number))[None].to(device)
         arrays = [pairs.images(pair)[0] for pair in pairs.pairs_of(number)]
-        parts: list[Tensor] = []
-        labels: list[Tensor] = []
-        masks: list[Tensor] = []
+        parts: list[Targets] = []
         for start in range(0, len(arrays), batch):
             images = torch.stack([to_tensor(array) for array in arrays[start : start + batch]]).to(device)
-            parts.append(encode(images).float().cpu())
-            labels.append(label(images, reference.expand_as(images)).float().cpu())
-            if mask is not None:
-                masks.append(mask_of_cells(mask(images, reference.expand_as(images)), parts[-1]).float().cpu())
-        content = {"images": torch.cat(parts), "labels": torch.cat(labels), "reference": encode(reference)[0].float()}
-        content |= {"masks": torch.cat(masks)} if masks else {}
+            encoded = encode(images)
+            said = teach(images, reference.expand_as(images))
+            said = {"labels": said} if isinstance(said, Tensor) else said
+            dense = {key: mask_of_cells(value, encoded) if value.ndim > 1 else value for key, value in said.items()}
+            parts.append({key: value.float().cpu() for key, value in {"images": encoded, **dense}.items()})
+        content = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        content["reference"] = encode(reference)[0].float()
         with replacing(path) as temporary:
             save_file({key: value.cpu().contiguous() for key, value in content.items()}, temporary)
     return latents
