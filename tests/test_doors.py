@@ -14,7 +14,8 @@ from conftest import REPOSITORY
 from door_programs import ITERATIONS, options, plain_run, write
 
 from milo_restore import MILOLoss
-from milo_restore.doors.latent_loss import Noised, flow_schedule
+from milo_restore.doors.diffusers import Door, _hook_vae
+from milo_restore.doors.latent_loss import LatentLoss, Noised, flow_schedule, interpolated
 from milo_restore.doors.layouts import layout_of
 from milo_restore.doors.local_rank import accept_local_rank
 from milo_restore.doors.lpips import PerceptualLoss
@@ -357,6 +358,26 @@ def test_layouts_are_diffusers_own():
     ):
         with pytest.raises(ConfigError, match=why):
             layout_of(unknown, channels, {})
+
+
+def test_the_vae_that_encoded_last_tells_the_space(monkeypatch):
+    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders import autoencoder_kl
+
+    monkeypatch.setattr(AutoencoderKL, "encode", AutoencoderKL.encode)
+    door = Door(Wish("milo", "mini"))
+    _hook_vae(autoencoder_kl, door=door)
+    clean, noise = torch.randn(2, 2, 4, 16, 16)
+    noised = interpolated(clean, noise, torch.full((2, 1, 1, 1), 0.5))
+    for factor, refused in ((0.88466, False), (0.13025, True)):
+        vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=4, scaling_factor=factor)  # of SDXL, the second
+        assert vae.encode(torch.zeros(1, 3, 8, 8)).latent_dist.mean.shape == (1, 4, 8, 8)
+        loss = LatentLoss(door.wish, 1, door.seen)
+        if refused:
+            with pytest.raises(ConfigError, match="the program's VAE: its latents have a scaling factor of 0.13025"):
+                loss(noise, noise - clean, noised, "velocity", None)
+        else:
+            assert loss(noise, noise - clean, noised, "velocity", None).shape == clean.shape
 
 
 def flow_losses():

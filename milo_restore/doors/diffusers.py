@@ -16,11 +16,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from milo_restore.doors.latent_loss import LatentLoss, Noised, forward_noised, interpolated
+from milo_restore.doors.latent_loss import LatentLoss, Noised, Seen, forward_noised, interpolated
 from milo_restore.doors.ledger import LEDGER
 from milo_restore.doors.wish import Wish
 from milo_restore.errors import ConfigError
 from milo_restore.hooks import when_imported
+from milo_restore.metric import LatentSpace
 
 __all__ = ["Door", "install"]
 
@@ -47,6 +48,7 @@ def install(wish: Wish) -> Door:
         when_imported(f"diffusers.schedulers.{module}", functools.partial(_hook_noise, name=name, door=door))
     for module, name in _PIPELINES.items():
         when_imported(f"diffusers.pipelines.flux.{module}", functools.partial(_hook_packing, name=name, door=door))
+    when_imported("diffusers.models.autoencoders.autoencoder_kl", functools.partial(_hook_vae, door=door))
     when_imported("diffusers.optimization", functools.partial(_hook_length, door=door))
     F.mse_loss = functools.wraps(F.mse_loss)(functools.partial(door.mse_loss, F.mse_loss))
     return door
@@ -65,7 +67,7 @@ class Door:
         self.schedule: Any = None
         self.total: int | None = None
         self.loss: LatentLoss | None = None
-        self.packed: dict[tuple[int, int], tuple[int, int]] = {}
+        self.seen = Seen()
 
     def mse_loss(self, original: Any, input: Tensor, target: Tensor, *arguments: Any, **options: Any) -> Tensor:
         """``F.mse_loss``, or the wish where it is the diffusion's."""
@@ -117,7 +119,7 @@ class Door:
             return (prediction - target).abs()
         step, total = self.step()
         if self.loss is None or self.loss.total != total:
-            self.loss = LatentLoss(self.wish, total, self.packed)
+            self.loss = LatentLoss(self.wish, total, self.seen)
         return self.loss(prediction, target, noised, kind, step)
 
     def _count(self, line: str) -> None:
@@ -146,10 +148,24 @@ def _hook_packing(module: ModuleType, *, name: str, door: Door) -> None:
     @functools.wraps(original)
     def pack(latents: Tensor, *arguments: Any, **options: Any) -> Tensor:
         tokens = original(latents, *arguments, **options)
-        door.packed[tokens.shape[1], tokens.shape[2]] = (latents.shape[-2], latents.shape[-1])
+        door.seen.packed[tokens.shape[1], tokens.shape[2]] = (latents.shape[-2], latents.shape[-1])
         return tokens
 
     pipeline._pack_latents = staticmethod(pack)
+
+
+def _hook_vae(module: ModuleType, *, door: Door) -> None:
+    """Remember the factors of the VAE that encoded last: they tell Stable Diffusion's latents from SDXL's."""
+    original = module.AutoencoderKL.encode
+
+    @functools.wraps(original)
+    def encode(self: Any, *arguments: Any, **options: Any) -> Any:
+        config = self.config
+        shift = float(config.get("shift_factor") or 0.0)
+        door.seen.space = LatentSpace(config.latent_channels, (float(config.scaling_factor),), (shift,))
+        return original(self, *arguments, **options)
+
+    module.AutoencoderKL.encode = encode
 
 
 def _hook_length(module: ModuleType, *, door: Door) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -15,11 +15,25 @@ from milo_restore.errors import ConfigError, DataError
 from milo_restore.loss.diffusion import DiffusionLoss
 from milo_restore.loss.diffusion_settings import DiffusionLossSettings
 from milo_restore.loss.parametrization import prediction_target
+from milo_restore.metric import LatentSpace
 
-__all__ = ["LatentLoss", "Noised", "forward_noised", "interpolated"]
+__all__ = ["LatentLoss", "Noised", "Seen", "flow_schedule", "forward_noised", "interpolated"]
 
 _TOLERANCE = 2e-2  # of targets in half precision, whose values are of the order of 1
 _NOT_HERE = {"kind", "anchor", "anchor_timestep", "weighting_scheme"}  # the last is the program's own
+
+
+@dataclass
+class Seen:
+    """What a door met on the way of a program's latents.
+
+    Attributes:
+        packed: see `layout_of`.
+        space: of the VAE that encoded last, where its factors say it.
+    """
+
+    packed: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+    space: LatentSpace | None = None
 
 
 class Noised(NamedTuple):
@@ -90,14 +104,14 @@ class LatentLoss:
     Args:
         wish: MILO's weights and options, those of `DiffusionLossSettings`.
         total: the run's steps.
-        packed: see `layout_of`.
+        seen: on the way to the latents.
 
     Raises:
         ConfigError: an option that means nothing.
     """
 
-    def __init__(self, wish: Wish, total: int, packed: dict[tuple[int, int], tuple[int, int]]) -> None:
-        known = {field.name for field in fields(DiffusionLossSettings)} - _NOT_HERE
+    def __init__(self, wish: Wish, total: int, seen: Seen) -> None:
+        known = {each.name for each in fields(DiffusionLossSettings)} - _NOT_HERE
         for key in wish.options:
             if key not in known:
                 raise ConfigError("is no option of the latent loss here", where=f"--option {key}",
@@ -106,7 +120,7 @@ class LatentLoss:
             self.settings = DiffusionLossSettings(kind="milo", **wish.arguments())
         except (TypeError, ValueError) as error:
             raise ConfigError(str(error), where="--option") from error
-        self.total, self.packed = total, packed
+        self.total, self.seen = total, seen
         self.diffusion: DiffusionLoss | None = None
         self.scheduler: Any = None
         self.kind = ""
@@ -120,7 +134,7 @@ class LatentLoss:
         """
         diffusion = self._diffusion(prediction, noised, kind)
         assert diffusion.metric is not None  # noqa: S101  (of kind milo)
-        layout = layout_of(noised.clean, diffusion.metric.channels, self.packed)
+        layout = layout_of(noised.clean, diffusion.metric.channels, self.seen.packed)
         said = -prediction if kind == "reverse" else prediction
         said, noisy, clean = map(layout.pictures, (said, noised.noisy, noised.clean))
         timesteps = noised.times().repeat_interleave(layout.frames)
@@ -139,6 +153,8 @@ class LatentLoss:
             self.scheduler, self.kind = noised.scheduler, kind
             scheduler = noised.scheduler or flow_schedule(kind)
             self.diffusion = DiffusionLoss(self.settings, scheduler, self.total).to(prediction.device)
+            if self.seen.space is not None and self.diffusion.metric is not None:
+                self.diffusion.metric.check_space(self.seen.space, "the program's VAE")
         return self.diffusion
 
 
