@@ -241,6 +241,8 @@ def main(config: Config, run: RunArguments) -> int:
     # None for the generator whose name older checkpoints lack.
     used = {**made_by, "start": started, "generator": None if data.generator == "clipped" else data.generator}
     state.print(f"{len(pairs):,} pairs of {len(images):,} references; {teacher.describe()}")
+    if space is not None:
+        state.print(f"latents: {space}, {space.channels} channels, VAE {data.vae}")
     if run.dry_run:
         state.print(dump_config(config))
         return 0

@@ -12,12 +12,12 @@ from safetensors import safe_open
 
 from milo_restore.data import to_tensor, training_photographs
 from milo_restore.data.kadid import distort
-from milo_restore.errors import ConfigError, DataError, WeightsError
-from milo_restore.models.diffbir.vae import load_encoder
+from milo_restore.errors import ConfigError, DataError
 from milo_restore.teach.latent_pairs import encode_pairs
 from milo_restore.teach.pairs import DistortedPairs, Pair, centre_square, find_references
 
 PHOTOGRAPHS = training_photographs()[:2]
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -43,8 +43,9 @@ def test_references_are_counted_as_table_1_writes_them(folder):
     assert set(some) < set(everything)
     assert find_references(folder, "5*", 1) == (some, True)
     assert find_references(folder, "*", 1) == (everything, True)
+    assert find_references(folder, "5*8", 1) == (some, 8)
     assert find_references(folder, 5, 2)[0] != some
-    for wrong in ("0", "ten", "10K", "1.5k", "k", "-3", "5**"):
+    for wrong in ("0", "ten", "10K", "1.5k", "k", "-3", "5**", "5*0", "5*x"):
         with pytest.raises(ConfigError, match="no number of reference images"):
             find_references(folder, wrong, 1)
     with pytest.raises(DataError, match="holds 12 images, 10000 are wanted"):
@@ -230,12 +231,17 @@ def test_masks_of_images_become_masks_of_cells(tmp_path):
     def mask(image, reference):
         return (image - reference).abs().amax(1, keepdim=True)
 
-    options = {"identity": {}, "device": torch.device("cpu"), "mask": mask}
-    latents = encode_pairs(pairs, tmp_path, _Counting(), lambda i, r: (i - r).mean((1, 2, 3)), **options)
+    def teach(image, reference):
+        m = mask(image, reference)
+        return {"labels": (image - reference).mean((1, 2, 3)), "masks": m, "errors": m * m}
+
+    latents = encode_pairs(pairs, tmp_path, _Counting(), teach, identity={}, device=torch.device("cpu"))
     sample = latents[(1, 0, 3, 128)]
     image, reference = (to_tensor(side) for side in pairs.images(pairs.at(3)))
     wanted = mask(image[None], reference[None])[0].reshape(1, 16, 8, 16, 8).mean((2, 4))
     torch.testing.assert_close(sample["mask"], wanted)
+    wanted = mask(image[None], reference[None])[0].square().reshape(1, 16, 8, 16, 8).mean((2, 4))
+    torch.testing.assert_close(sample["error"], wanted)
 
 
 def test_processes_share_the_encoding(tmp_path):
@@ -248,26 +254,32 @@ def test_processes_share_the_encoding(tmp_path):
         assert len(list(tmp_path.iterdir())) == process + 1
 
 
-def test_a_vae_encodes_as_stable_diffusion_does(tmp_path):
-    from diffusers import AutoencoderKL
+def test_each_photograph_may_get_several_random_distortions(tmp_path):
+    pairs = DistortedPairs(PHOTOGRAPHS, one_each=8, square=128, seed=3)
+    assert len(pairs) == 16
+    found = [pairs.pair(number) for number in range(16)]
+    assert [pair.reference for pair in found] == [0] * 8 + [1] * 8
+    assert len(set(found)) == 16
+    assert pairs.pairs_of(1) == found[8:]
+    assert [pairs.index_of(pair) for pair in found] == [*range(8), *range(8)]
+    assert {pairs.at(position) for position in range(16)} == set(found)
+    assert found != [DistortedPairs(PHOTOGRAPHS, one_each=8, square=128, seed=4).pair(number) for number in range(16)]
+    with pytest.raises(ConfigError, match="11 different distortions each of 10"):
+        DistortedPairs(PHOTOGRAPHS, one_each=11, distortions=(1, 2))
+    encode = _Counting()
+    latents = encode_pairs(pairs, tmp_path, encode, lambda i, r: (i - r).mean((1, 2, 3)), identity={}, device=CPU)
+    assert encode.images == 1 + 2 * 9
+    assert latents[(1, 0, 0, 128)]["name"] == pairs.name(pairs.at(0))
 
-    torch.manual_seed(0)
-    blocks = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1}
-    types = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    vae = AutoencoderKL(latent_channels=4, scaling_factor=0.18215, **blocks, **types).eval()
-    vae.save_pretrained(tmp_path / "vae")
-    images = torch.rand(2, 3, 32, 32)
-    encode, name = load_encoder(tmp_path / "vae", torch.device("cpu"))
-    with torch.no_grad():
-        mean = vae.encode(images * 2 - 1).latent_dist.mean
-    torch.testing.assert_close(encode(images), mean * 0.18215)
-    assert load_encoder(tmp_path, torch.device("cpu"))[1] == name  # a pipeline's folder
-    with torch.no_grad():
-        vae.quant_conv.bias += 1
-    vae.save_pretrained(tmp_path / "other")
-    assert load_encoder(tmp_path / "other", torch.device("cpu"))[1] != name
-    with pytest.raises(WeightsError, match="holds no readable VAE"):
-        load_encoder(tmp_path / "nowhere", torch.device("cpu"))
-    AutoencoderKL(latent_channels=16, **blocks, **types).save_pretrained(tmp_path / "sixteen")
-    with pytest.raises(WeightsError, match="16 latent channels"):
-        load_encoder(tmp_path / "sixteen", torch.device("cpu"))
+
+def test_unscaled_squares_are_cut_from_the_photograph():
+    name, image = PHOTOGRAPHS[0]
+    pairs = DistortedPairs([(name, image)] * 3, square=96, unscaled=True, seed=1)
+    squares = [pairs.square_of(number) for number in range(3)]
+    windows = np.lib.stride_tricks.sliding_window_view(image, (96, 96), (0, 1))
+    for square in squares:
+        corners = np.argwhere((windows[..., 0, 0] == square[0, 0]).all(-1))
+        assert any(np.array_equal(image[y : y + 96, x : x + 96], square) for y, x in corners)
+    assert not np.array_equal(squares[0], squares[1])
+    with pytest.raises(DataError, match=r"no square of 600 pixels fits into 512x512\. Lower data\.square"):
+        DistortedPairs([(name, image)], square=600, unscaled=True).square_of(0)

@@ -15,6 +15,7 @@ from conftest import REPOSITORY
 from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 from test_recipes import load_recipe
+from test_vae import BUILDS
 from train_tiny import Patches, Tiny, l1, settings
 
 from milo_restore import MILO, LatentMILO
@@ -22,6 +23,8 @@ from milo_restore.config import load_config
 from milo_restore.data import held_out_photographs, list_images, read_image, to_tensor, write_png
 from milo_restore.data.kadid import distort
 from milo_restore.errors import ConfigError, WeightsError
+from milo_restore.metric import LatentSpace
+from milo_restore.models.vae import load_vae
 from milo_restore.opinions.datasets import OpinionPair
 from milo_restore.teach import agreement as agreement_room
 from milo_restore.teach.agreement import agreement, as_they_are, held_out_pairs, mask_agreement
@@ -150,6 +153,41 @@ def test_latents_train_too(recipe, tmp_path):
     assert numbers["final"]["gradient_cosine"] > numbers["before"]["gradient_cosine"]
     recorded = LatentMILO.from_pretrained(tmp_path / "c" / "milo_final.safetensors").weights.agreement
     assert recorded.gradient_cosine == pytest.approx(numbers["final"]["gradient_cosine"], abs=1e-4)
+
+
+SPACES = {"sdxl": ("sd", "SDXL, 4"), "sd3": ("flux", "Stable Diffusion 3, 16"), "flux1": ("flux", "FLUX.1, 16"),
+          "qwen_wan": ("qwen", "Qwen-Image and Wan 2.1, 16")}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_the_configuration_of_every_latent_space_is_sound(recipe, name, tmp_path, capsys):
+    kind, said = SPACES[name]
+    BUILDS[kind]().save_pretrained(tmp_path / "vae")
+    words = ["--output", str(tmp_path / "run"), "--dry-run", "--set", "teacher=mini", f"data.vae={tmp_path / 'vae'}",
+             "data.train=photographs", "data.references=null", "data.validation=held-out-photographs"]  # fmt: skip
+    config = CONFIGS / f"milo_latent_{name}.yaml"
+    assert "Not run by this project" in config.read_text()
+    assert recipe.run_recipe(recipe.main, recipe.Config, config, "", words) == 0
+    assert f"latents: {said} channels" in capsys.readouterr().out
+
+
+def test_latents_of_sixteen_channels_train_and_name_their_space(recipe, tmp_path):
+    BUILDS["flux"]().save_pretrained(tmp_path / "vae")
+    changes = [
+        "domain=latent", "mask_weight=0.5", "score_weight=0", "error_weight=1", f"data.vae={tmp_path / 'vae'}",
+        f"data.cache={tmp_path / 'cache'}", "data.latents=FLUX.1", "data.views=2", "data.validation_side=64",
+        "training.stages=[{steps: 8, patch: 64, batch: 4}]",
+    ]  # fmt: skip
+    assert run(recipe, tmp_path / "run", *changes) == 0
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 6  # two squares of each photograph
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {"mask", "error", "mos"} <= lines[0].keys()
+    milo = LatentMILO(tmp_path / "run" / "milo_final.safetensors")
+    codec = load_vae(tmp_path / "vae")
+    assert milo.space == LatentSpace(16, (0.3611,), (0.1159,), codec.sha256, "FLUX.1")
+    start = f"start={tmp_path / 'run' / 'milo_final.safetensors'}"
+    assert run(recipe, tmp_path / "again", *changes, start) == 0
+    assert run(recipe, tmp_path / "wrong", *changes, "start=mini") == 2
 
 
 def test_two_processes_train_what_one_trains(recipe, tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from milo_restore.bench.diffusion import WIDTHS, Networks, format_diffusion_report, run_diffusion_bench
 from milo_restore.bench.evaluation import format_evaluation_report, run_evaluation_bench
+from milo_restore.bench.latents import format_latent_report, run_latent_bench
 from milo_restore.bench.losses import BenchSettings, format_report, run_bench
 from milo_restore.bench.swinir import PATCH, format_swinir_report, run_swinir_bench
 from milo_restore.bench.training import format_training_report, run_training_bench
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default=default.device, help="cpu, cuda, cuda:1, ... (default: %(default)s)")
     parser.add_argument("--training", action="store_true", help="measure MILO's own training instead")
     parser.add_argument("--diffusion", action="store_true", help="measure DiffBIR's training losses instead")
+    parser.add_argument("--latents", action="store_true", help="measure losses on FLUX.2's latents instead")
     parser.add_argument("--swinir", action="store_true", help="measure a training iteration of SwinIR-light instead")
     parser.add_argument("--evaluation", action="store_true", help="measure 'evaluate' against pyiqa's command instead")
     help_ = "of --diffusion: sd is SD 2.1's size and takes 10 GB (default: quarter, of its channels; --quick: tiny)"
@@ -68,6 +70,9 @@ def main(arguments: argparse.Namespace) -> int:
         networks: Networks = arguments.networks or ("tiny" if arguments.quick else "quarter")
         report = run_diffusion_bench(settings, networks)
         print(format_diffusion_report(report))
+    elif arguments.latents:
+        report = run_latent_bench(settings)
+        print(format_latent_report(report))
     elif arguments.swinir:
         report = run_swinir_bench(settings)
         print(format_swinir_report(report))
@@ -88,5 +93,6 @@ def main(arguments: argparse.Namespace) -> int:
 def _default_size(arguments: argparse.Namespace) -> str:
     if arguments.swinir:
         return f"{PATCH}x{PATCH}"
-    sizes = ("128x128", "512x512") if arguments.diffusion else ("64x64", "512x384")
+    latent = arguments.diffusion or arguments.latents
+    sizes = ("128x128", "512x512") if latent else ("64x64", "512x384")
     return sizes[0 if arguments.quick else 1]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from milo_restore.bench.losses import BenchSettings, _lpips
+from milo_restore.bench.losses import BenchSettings, lpips_loss
 from milo_restore.bench.timing import interleaved, machine, machine_line, peak_mib, ratio, threads
 from milo_restore.errors import ConfigError
 from milo_restore.loss import DiffusionLoss, DiffusionLossSettings, MILOLoss, clean_latent, gradient_cosines
@@ -187,7 +187,7 @@ def _losses(settings: BenchSettings, networks: Networks, device: torch.device) -
         CONSTANT: constant,
         THROUGH: latent(DiffusionLossSettings(weights=settings.weights, mask_gradient=True))[0],
         DECODED_MILO: decoded(MILOLoss("mini").to(device)),  # which weights makes no difference to the time
-        DECODED_LPIPS: decoded(_lpips("vgg", device)),
+        DECODED_LPIPS: decoded(lpips_loss("vgg", device)),
     }, weights
 
 

@@ -164,12 +164,12 @@ def _losses(settings: BenchSettings, device: torch.device) -> tuple[dict[str, Lo
         BFLOAT16: MILOLoss(settings.weights, mask_gradient=True, compute_dtype=torch.bfloat16).to(device),
         CONSTANT_MASK: MILOLoss(settings.weights, mask_gradient=False).to(device),
         BFLOAT16_CONSTANT: MILOLoss(settings.weights, mask_gradient=False, compute_dtype=torch.bfloat16).to(device),
-        ALEX: _lpips("alex", device),
-        VGG: _lpips("vgg", device),
+        ALEX: lpips_loss("alex", device),
+        VGG: lpips_loss("vgg", device),
     }, str(exact.weights)
 
 
-def _lpips(net: str, device: torch.device) -> Loss:
+def lpips_loss(net: str, device: torch.device) -> Loss:
     """LPIPS with a random backbone: the same work as with the real one, and no download."""
     import lpips
 

@@ -111,3 +111,5 @@ def _short(numbers: tuple[float, ...]) -> str:
 
 STABLE_DIFFUSION = LatentSpace(4, (0.18215,), (0.0,), name="Stable Diffusion 1 and 2")
 TINY_WORLD = LatentSpace(4, (0.88466,), (0.0,), name="the tiny world")
+ANY_OF_FOUR = LatentSpace(4)
+"""Four channels, of which nothing else is known."""

@@ -27,7 +27,7 @@ from milo_restore.metric.checks import (
     strange_to_the_tiny_world,
 )
 from milo_restore.metric.freeze import freeze_into_buffers
-from milo_restore.metric.latent_space import STABLE_DIFFUSION, TINY_WORLD, LatentSpace
+from milo_restore.metric.latent_space import ANY_OF_FOUR, STABLE_DIFFUSION, TINY_WORLD, LatentSpace
 from milo_restore.metric.network import N_SCALES, MaskNetwork, ScoreScaler, traced, visibility_mask
 from milo_restore.metric.weights import WeightsInfo, load_weights
 
@@ -350,7 +350,7 @@ class LatentMILO(MaskedMetric):
         self.channels = self.space.channels
 
     @classmethod
-    def untrained(cls, *, reduction: Reduction = "none", space: LatentSpace = LatentSpace(4)) -> LatentMILO:
+    def untrained(cls, *, reduction: Reduction = "none", space: LatentSpace = ANY_OF_FOUR) -> LatentMILO:
         """A metric of a space of latents with random weights that are parameters, as in `MaskedMetric`."""
         metric = cls.__new__(cls)
         nn.Module.__init__(metric)

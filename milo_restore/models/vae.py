@@ -1,4 +1,4 @@
-"""Autoencoders of latent diffusion, as a LatentMILO is trained with them: images in [0, 1] to scaled latents and back."""
+"""Autoencoders of latent diffusion, as a LatentMILO is trained with them: images to scaled latents and back."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def load_vae(name: str | Path, device: torch.device | str = "cpu", dtype: torch.
 
 
 def _laid_out(vae: Any) -> Any:
-    """Its convolutions in channels-last layout, which takes a quarter less time on CPUs; those of videos as they are."""
+    """Its convolutions in channels-last layout, a quarter faster on CPUs; those of videos as they are."""
     return vae if type(vae).__name__ in FRAMED else vae.to(memory_format=torch.channels_last)
 
 
@@ -140,7 +140,7 @@ def _read(folder: Path, dtype: torch.dtype) -> Any:
 
 def _scale(config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Scaling and shift of the latents that are trained in, as diffusers' pipelines apply them."""
-    # FLUX.2 has no factor: its pipeline folds 2x2 cells into channels and normalises those, later than what is meant here.
+    # FLUX.2 has no factor: its pipeline folds 2x2 cells into channels and normalises those, after what is meant here.
     stated, shift = config.get("scaling_factor"), config.get("shift_factor")
     scaling = 1.0 if stated is None else float(stated)
     means: Sequence[float] | None = config.get("latents_mean")

@@ -13,6 +13,9 @@ from milo_restore.metric.network import N_SCALES, MaskNetwork, double, pyramid
 LOGIT_RANGE = 20.0
 """Beyond +-20 a sigmoid is 0 or 1 to float32's last bit: no use in asking for more."""
 
+LEAST_ERROR = 2e-4
+"""Masked errors far below are equally invisible."""
+
 
 class Followed(NamedTuple):
     """Result of `follow`.
@@ -134,13 +137,20 @@ def mask_divergence(mask: Tensor, wanted: Tensor) -> Tensor:
 
 
 def error_divergence(error: Tensor, wanted: Tensor) -> Tensor:
-    """angle(e, t) + |log mean e - log mean t - c| of masked errors e and t, (N, 1, H, W), c its batch's mean; a scalar.
+    """angle(e, t) + smooth-L1(log e - log t - c) + |log mean e - log mean t - d| / 2 of masked errors; a scalar.
 
-    Where a teacher of images sees visible errors, and which of the images has more of them. The scale is left open, for
-    a unit of latents is none of images.
+    Where a teacher of images sees visible errors, by how much those of each cell are visible, and which image has more
+    of them. Constants c and d, means over the batch, leave the scale open: a unit of latents is none of images.
+
+    Args:
+        error: (N, 1, H, W), of the student.
+        wanted: the same of the teacher.
     """
-    ratio = (error.mean((1, 2, 3)) + 1e-5).log() - (wanted.mean((1, 2, 3)) + 1e-5).log()
-    return _angle(error, wanted) + 0.5 * (ratio - ratio.mean().detach()).abs().mean()
+    cells = (error + LEAST_ERROR).log() - (wanted + LEAST_ERROR).log()
+    images = (error.mean((1, 2, 3)) + LEAST_ERROR).log() - (wanted.mean((1, 2, 3)) + LEAST_ERROR).log()
+    cells, images = (each - each.mean().detach() for each in (cells, images))
+    whole = _angle(error, wanted) + 0.5 * images.abs().mean()
+    return whole + F.smooth_l1_loss(cells, torch.zeros_like(cells))
 
 
 def _angle(first: Tensor, second: Tensor) -> Tensor:
