@@ -25,6 +25,7 @@ Six comparisons, not corrected.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ from latent_restore import main as restoring
 from latent_world import TITLES
 from restormer_ablation import METRICS, MOST_LOST, UNKNOWN, Cells, against, finished, table
 
-from milo_restore.config import load_config
+from milo_restore.config import dump_config, load_config
 from milo_restore.errors import ConfigError, run_program
 from milo_restore.train.command import RunArguments
 
@@ -50,14 +51,19 @@ BASE = Path(__file__).parent / "configs" / "latent_restore.yaml"
 
 
 def train(folder: Path, task: str, arm: str, seed: int, changes: Sequence[str]) -> bool:
-    """Train and measure one arm with one seed, or go on with it; whether it has come to its end."""
+    """Train and measure one arm with one seed, or go on with it; whether it has come to its end.
+
+    Raises:
+        ConfigError: the folder holds a run with other settings.
+    """
     words = [f"task={task}", f"training.seed={seed}", f"metrics=[{', '.join(METRICS)}]", "training.trackers=[]"]
     config = load_config(Config, BASE, [*words, *ARMS[arm].split(), *changes])
-    if not (folder / "run.json").is_file():
-        print(f"{task} {folder.name}:", flush=True)
-        if restoring(config, RunArguments(folder, "latest", False)):
-            return False
-    return True
+    if (folder / "run.json").is_file():
+        if (folder / "config.yaml").read_text(encoding="utf-8") != dump_config(config):
+            raise ConfigError("was trained with other settings", where=folder, mend="Name another --output")
+        return True
+    print(f"{task} {folder.name}:", flush=True)
+    return restoring(config, RunArguments(folder, "latest", False)) == 0
 
 
 def verdict(cells: Cells, arm: str) -> str:
@@ -73,12 +79,30 @@ def verdict(cells: Cells, arm: str) -> str:
     return "no difference"
 
 
+def trained_with(output: Path) -> str:
+    """LatentMILO's weights, as the finished runs name them; the same in all, as what they learn is what is tested.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(output.glob("*/run.json"))]
+    used = sorted({record["loss_weights"] for record in records} - {None})
+    if len(used) > 1:
+        raise ConfigError(f"holds runs with {' and '.join(used)}", where=output, mend="Name another --output")
+    return "".join(used) or "none"
+
+
 def report(output: Path, task: str) -> str:
     """A task's table and what is concluded from it."""
     cells = finished(output / task, ARMS)
     compared = [arm for arm in ARMS for name, seed in cells if name == arm and (REFERENCE, seed) in cells]
     said = {arm: verdict(cells, arm) for arm in compared if arm != REFERENCE}
-    lines = [f"{task} ({TITLES[task]})", "", table(cells, REFERENCE), ""]
+    lines = [
+        f"{task} ({TITLES[task]}). LatentMILO in training: {trained_with(output / task)}.",
+        "",
+        table(cells, REFERENCE),
+        "",
+    ]
     return "\n".join([*lines, *(f"{arm}: {word}" for arm, word in said.items())])
 
 

@@ -86,7 +86,8 @@ def cosine_with_mse(loss: RestorationLoss, said: Tensor, target: Tensor, step: i
     with torch.enable_grad():
         here = said.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(here, target, step=step), here)
-    return F.cosine_similarity(gradient.flatten(), (here.detach() - target).flatten(), dim=0)
+    cosine = F.cosine_similarity(gradient.flatten(), (here.detach() - target).flatten(), dim=0, eps=1e-30)
+    return cosine.clamp(-1, 1)  # rounding takes equal ones beyond
 
 
 def main(config: Config, run: RunArguments) -> int:
@@ -102,7 +103,8 @@ def main(config: Config, run: RunArguments) -> int:
     milo = loss if isinstance(loss, LatentMILOLoss) else None
     used = {
         "loss": config.loss.label, "loss_weights": str(milo.weights) if milo else None,
-        "vae": world.codec.sha256, "images": world.images, "task": config.task, "parameters": parameters(model),
+        "vae": world.codec.sha256, "images": world.images, "crops": [config.data.crops, config.data.crop],
+        "task": config.task, "parameters": parameters(model),
     }  # fmt: skip
 
     def step(model: nn.Module, batch: dict[str, Any], number: int) -> tuple[Tensor, dict[str, Tensor]]:

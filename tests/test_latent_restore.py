@@ -12,6 +12,7 @@ import torch
 from milo_restore.cli import main as milo_restore
 from milo_restore.config import load_config
 from milo_restore.data import SampleKey, load_collection
+from milo_restore.errors import ConfigError
 from milo_restore.files import download
 from milo_restore.loss import LatentMILOLoss, LossSettings, MSELoss, build_loss
 from milo_restore.measure.intervals import FEWEST
@@ -219,7 +220,15 @@ def test_the_experiment_runs_goes_on_and_measures_the_input_once(tmp_path, capsy
     assert latent_ablation.main([*words, "--arms", "mse", "l1-milo"]) == 0
     assert (tmp_path / "runs" / "denoise" / "mse-3" / "run.json").stat().st_mtime_ns == before
     printed = capsys.readouterr().out
+    assert "LatentMILO in training: mini (" in printed
     assert "| mse | 3 |" in printed
     assert "l1-milo: no difference" in printed
+    assert latent_ablation.main([*words, "network.width=4", "--arms", "mse"]) == 2
+    assert "mse-3: was trained with other settings" in capsys.readouterr().err
+    record = tmp_path / "runs" / "denoise" / "milo-3" / "run.json"
+    record.parent.mkdir()
+    record.write_text(json.dumps({"loss_weights": "others"}))
+    with pytest.raises(ConfigError, match="holds runs with mini .* and others"):
+        latent_ablation.trained_with(tmp_path / "runs" / "denoise")
     assert latent_ablation.main(["--output", str(tmp_path / "none"), "--table"]) == 2
     assert "no finished arm" in capsys.readouterr().err
