@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +61,19 @@ def train(folder: Path, arm: str, seed: int, changes: Sequence[str]) -> bool:
     return True
 
 
-def finished(output: Path) -> Cells:
+def finished(output: Path, arms: Iterable[str] = ARMS) -> Cells:
     """Each metric of each test image, by arm and seed, of what is finished; the same images everywhere.
+
+    Args:
+        output: holds a run folder ARM-SEED for each.
+        arms: which.
 
     Raises:
         ConfigError: nothing is, or the runs' test images differ.
     """
     cells: Cells = {}
     names: list[str] | None = None
-    for arm in ARMS:
+    for arm in arms:
         for folder in sorted(output.glob(f"{arm}-[0-9]*")):
             if not (folder / "run.json").is_file():
                 continue
@@ -86,14 +90,14 @@ def finished(output: Path) -> Cells:
     return cells
 
 
-def against(cells: Cells, arm: str, metric: str) -> tuple[Interval, list[float]]:
+def against(cells: Cells, arm: str, metric: str, reference: str = REFERENCE) -> tuple[Interval, list[float]]:
     """An arm's differences to MAE over the seeds that both have: their mean over images, and each seed's mean."""
-    seeds = [seed for name, seed in cells if name == arm and (REFERENCE, seed) in cells]
-    mine, theirs = ([cells[name, seed][metric] for seed in seeds] for name in (arm, REFERENCE))
+    seeds = [seed for name, seed in cells if name == arm and (reference, seed) in cells]
+    mine, theirs = ([cells[name, seed][metric] for seed in seeds] for name in (arm, reference))
     return paired_over_seeds(mine, theirs)
 
 
-def table(cells: Cells) -> str:
+def table(cells: Cells, reference: str = REFERENCE) -> str:
     """Markdown, an arm per row."""
     lines = [("loss", "seeds", *(name if by == 1 else f"{name} x {by:g}" for name, (_, by) in METRICS.items()))]
     lines.append(("---",) * len(lines[0]))
@@ -102,8 +106,8 @@ def table(cells: Cells) -> str:
         row = [arm, ", ".join(map(str, seeds))]
         for metric, (digits, by) in METRICS.items():
             text = f"{by * float(np.mean([cells[arm, seed][metric] for seed in seeds])):.{digits}f}"
-            if arm != REFERENCE and any((REFERENCE, seed) in cells for seed in seeds):
-                found, each = against(cells, arm, metric)
+            if arm != reference and any((reference, seed) in cells for seed in seeds):
+                found, each = against(cells, arm, metric, reference)
                 middle, *of_seeds = (f"{by * value:+.{digits}f}" for value in (float(np.mean(each)), *each))
                 more = f"; {', '.join(of_seeds)}" if len(each) > 1 else ""
                 text += f" ({middle} {found.text(f'+.{digits}f', by)}{more})"

@@ -86,7 +86,7 @@ class LatentCrops:
     """Windows of latents that are in memory: clean ones with prompt 0, degraded ones with prompt 1.
 
     Args:
-        clean: (N, 4, h, w).
+        clean: (N, C, h, w).
         other: as many of the same places, degraded; or the conditions, which then come along as ``condition``.
         negative_share: how often a degraded one is shown in place of a clean one; None: conditions.
         seed: the run's.
@@ -96,7 +96,7 @@ class LatentCrops:
         self.clean, self.other, self.share, self.seed = clean, other, negative_share, seed
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
-        """``latent`` (4, s, s), ``prompt``, and ``condition`` where there are such; s = patch / 8."""
+        """``latent`` (C, s, s), ``prompt``, and ``condition`` where there are such; s = patch / 8."""
         step, index, _, patch = key
         rng, side = keyed_rng(self.seed, "latents", step, index), patch // CELL
         negative = self.share is not None and rng.random() < self.share

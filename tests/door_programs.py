@@ -232,15 +232,36 @@ print(json.dumps(RESULT))
 """
 
 _FLOW = """
+preconditioned = len(sys.argv) > 1  # as with --precondition_outputs
 for iteration in range(4):
     model_input = torch.randn(2, 4, 16, 16)
     noise = torch.randn_like(model_input)
     sigmas = torch.rand(2, 1, 1, 1)
     noisy_model_input = (1.0 - sigmas) * model_input + sigmas * noise
     model_pred = net(noisy_model_input)
-    weighting = torch.ones_like(sigmas)
-    target = noise - model_input
+    if preconditioned:
+        model_pred = model_pred * (-sigmas) + noisy_model_input
+    weighting = sigmas**-2.0 if preconditioned else torch.ones_like(sigmas)
+    target = model_input if preconditioned else noise - model_input
     loss = torch.mean((weighting.float() * (model_pred.float() - target.float()) ** 2).reshape(2, -1), 1).mean()
+    loss.backward()
+    optimizer.step()
+    lr_scheduler.step()
+    optimizer.zero_grad()
+    losses.append(loss.item())
+print(json.dumps(RESULT))
+"""
+
+_TOKENS = """
+from diffusers import FluxControlNetPipeline
+for iteration in range(4):
+    pixel_latents_tmp = torch.randn(2, 4, 16, 24)
+    pixel_latents = FluxControlNetPipeline._pack_latents(pixel_latents_tmp, 2, 4, 16, 24)
+    noise = torch.randn_like(pixel_latents)
+    sigmas = torch.rand(2, 1, 1)
+    noisy_model_input = (1.0 - sigmas) * pixel_latents + sigmas * noise
+    noise_pred = net(noisy_model_input)
+    loss = F.mse_loss(noise_pred.float(), (noise - pixel_latents).float(), reduction="mean")
     loss.backward()
     optimizer.step()
     lr_scheduler.step()
@@ -320,6 +341,7 @@ KINDS: dict[str, dict[str, str]] = {
     "neosr": _other("neosr", _NEOSR_MODEL, _NEOSR_TRAIN),
     "ddpm": {"train.py": _LATENTS + _DDPM},
     "flow": {"train.py": _LATENTS + _FLOW},
+    "tokens": {"train.py": _LATENTS.replace("nn.Conv2d(4, 4, 3, padding=1)", "nn.Linear(16, 16)") + _TOKENS},
     "lpips": {"train.py": _LPIPS},
     "none": {"train.py": "print('{}')"},
 }

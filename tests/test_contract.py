@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from milo_restore import DiffusionLoss, DiffusionLossSettings, L1Loss, LatentMILOLoss, LPIPSLoss, MILOLoss
 from milo_restore.errors import DataError
-from milo_restore.loss import RestorationLoss
+from milo_restore.loss import MSELoss, RestorationLoss
 from milo_restore.measure.metrics import Batch, MetricUnavailable, load_metric
 from milo_restore.measure.metrics.table import OURS
 from milo_restore.metric import EMetric, LatentMILO, MaskedMetric
@@ -198,6 +198,7 @@ def random_lpips():
 def losses():
     step = {"step": STEP}
     yield "L1Loss", Contract(L1Loss, refuses_nan=False, options=step)
+    yield "MSELoss", Contract(MSELoss, refuses_nan=False, options=step)
     yield "LPIPSLoss", Contract(random_lpips, refuses_nan=False, options=step)
     for kind in ("mse", "mae"):
         yield f"DiffusionLoss-{kind}", Contract(functools.partial(CleanLatentLoss, kind=kind), 4, False, step)

@@ -14,12 +14,15 @@ from conftest import REPOSITORY
 from door_programs import ITERATIONS, options, plain_run, write
 
 from milo_restore import MILOLoss
-from milo_restore.doors.latent_loss import Noised
+from milo_restore.doors.diffusers import Door, _hook_vae
+from milo_restore.doors.latent_loss import LatentLoss, Noised, flow_schedule, interpolated
+from milo_restore.doors.layouts import layout_of
 from milo_restore.doors.local_rank import accept_local_rank
 from milo_restore.doors.lpips import PerceptualLoss
 from milo_restore.doors.source import DOOR, compiled
 from milo_restore.doors.wish import Wish, read_options
 from milo_restore.errors import ConfigError
+from milo_restore.loss import clean_latent
 
 COSINE = ("--loss", "milo-cosine", "--weights", "mini")
 STEPS = range(1, ITERATIONS + 1)
@@ -254,7 +257,8 @@ def test_which_targets_are_the_noisings():
     for target, kind in ((noise - clean, "velocity"), (clean - noise, "reverse"), (clean, "clean")):
         part, found = noised.matched(target.bfloat16())
         assert found == kind
-        assert torch.allclose(part.estimate(target, kind), clean, atol=1e-5)
+        said = -target if kind == "reverse" else target
+        assert torch.allclose(clean_latent(flow_schedule(kind), said, part.noisy, part.times()), clean, atol=1e-5)
     part, found = noised.matched((noise - clean)[2:])  # DreamBooth compares its halves one by one
     assert (found, len(part.clean)) == ("velocity", 2)
     assert torch.equal(part.sigma, sigma[2:])
@@ -293,6 +297,87 @@ def test_a_flow_matching_script_trains_with_latent_milo(tmp_path):
     done = through(tmp_path, script, COSINE)
     assert "(prediction - target) ** 2 -> latent milo-cosine; called 4 times" in done.stderr
     assert result(done)["losses"] == pytest.approx(flow_losses(), rel=1e-5)
+
+
+def test_preconditioned_outputs_under_sigma_sqrt_are_the_velocitys_loss(tmp_path):
+    found = result(through(tmp_path, write("flow", tmp_path), COSINE, "preconditioned"))
+    assert found["losses"] == pytest.approx(flow_losses(), rel=1e-4)
+
+
+def test_flux_noises_tokens(tmp_path):
+    done = through(tmp_path, write("tokens", tmp_path), COSINE)
+    assert "F.mse_loss -> latent milo-cosine; called 4 times" in done.stderr
+    assert result(done)["losses"] == pytest.approx(token_losses(), rel=1e-5)
+
+
+def token_losses():
+    """The losses of the program of tokens, by `DiffusionLoss` on what diffusers' own functions unpack."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+
+    from milo_restore import DiffusionLoss, DiffusionLossSettings
+
+    settings = DiffusionLossSettings(weights="mini", curriculum="cosine")
+    loss = DiffusionLoss(settings, FlowMatchEulerDiscreteScheduler(), ITERATIONS)
+    torch.manual_seed(0)
+    net = torch.nn.Linear(16, 16)
+    optimizer, losses = torch.optim.SGD(net.parameters(), lr=0.1), []
+    for step in STEPS:
+        clean = torch.randn(2, 4, 16, 24)
+        tokens = FluxPipeline._pack_latents(clean, 2, 4, 16, 24)
+        noise = torch.randn_like(tokens)
+        sigma = torch.rand(2, 1, 1)
+        noisy = (1 - sigma) * tokens + sigma * noise
+        pictures = [FluxPipeline._unpack_latents(t, 128, 192, 8) for t in (net(noisy), noisy, tokens, noise)]
+        value = loss(*pictures, 1000 * sigma.flatten(), step=step)
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(value.item())
+    return losses
+
+
+def test_layouts_are_diffusers_own():
+    from diffusers import Flux2Pipeline, FluxPipeline
+
+    latents = torch.randn(2, 32, 6, 10)
+    patches, tokens = Flux2Pipeline._patchify_latents(latents), FluxPipeline._pack_latents(latents, 2, 32, 6, 10)
+    packed = {(15, 128): (6, 10)}
+    for laid_out in (latents, patches, tokens):
+        layout = layout_of(laid_out, 32, packed)
+        assert torch.equal(layout.pictures(laid_out), latents)
+        assert torch.equal(layout.back(latents), laid_out)
+    frames = torch.randn(2, 16, 3, 4, 6)
+    layout = layout_of(frames, 16, {})
+    assert layout.frames == 3
+    assert torch.equal(layout.pictures(frames)[4], frames[1, :, 1])
+    assert torch.equal(layout.back(layout.pictures(frames)), frames)
+    for unknown, channels, why in (
+        (tokens, 32, "no _pack_latents of diffusers' FLUX pipelines made"),
+        (patches, 4, r"LatentMILO is for \(N, 4, h, w\) with these weights"),
+        (torch.randn(2, 16, 6, 10), 4, "Name --weights for their VAE"),  # SD 3's are no patches of SD 1's
+    ):
+        with pytest.raises(ConfigError, match=why):
+            layout_of(unknown, channels, {})
+
+
+def test_the_vae_that_encoded_last_tells_the_space(monkeypatch):
+    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders import autoencoder_kl
+
+    monkeypatch.setattr(AutoencoderKL, "encode", AutoencoderKL.encode)
+    door = Door(Wish("milo", "mini"))
+    _hook_vae(autoencoder_kl, door=door)
+    clean, noise = torch.randn(2, 2, 4, 16, 16)
+    noised = interpolated(clean, noise, torch.full((2, 1, 1, 1), 0.5))
+    for factor, refused in ((0.88466, False), (0.13025, True)):
+        vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=4, scaling_factor=factor)  # of SDXL, the second
+        assert vae.encode(torch.zeros(1, 3, 8, 8)).latent_dist.mean.shape == (1, 4, 8, 8)
+        loss = LatentLoss(door.wish, 1, door.seen)
+        if refused:
+            with pytest.raises(ConfigError, match="the program's VAE: its latents have a scaling factor of 0.13025"):
+                loss(noise, noise - clean, noised, "velocity", None)
+        else:
+            assert loss(noise, noise - clean, noised, "velocity", None).shape == clean.shape
 
 
 def flow_losses():

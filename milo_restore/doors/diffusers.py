@@ -16,16 +16,22 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from milo_restore.doors.latent_loss import LatentLoss, Noised, forward_noised
+from milo_restore.doors.latent_loss import LatentLoss, Noised, Seen, forward_noised, interpolated
 from milo_restore.doors.ledger import LEDGER
 from milo_restore.doors.wish import Wish
 from milo_restore.errors import ConfigError
 from milo_restore.hooks import when_imported
+from milo_restore.metric import LatentSpace
 
 __all__ = ["Door", "install"]
 
 NAME = "diffusers"
 _SCHEDULERS = {"scheduling_ddpm": "DDPMScheduler", "scheduling_ddim": "DDIMScheduler"}
+_PIPELINES = {
+    "pipeline_flux": "FluxPipeline",
+    "pipeline_flux_control": "FluxControlPipeline",
+    "pipeline_flux_controlnet": "FluxControlNetPipeline",
+}
 
 
 def install(wish: Wish) -> Door:
@@ -40,6 +46,9 @@ def install(wish: Wish) -> Door:
     door = Door(wish)
     for module, name in _SCHEDULERS.items():
         when_imported(f"diffusers.schedulers.{module}", functools.partial(_hook_noise, name=name, door=door))
+    for module, name in _PIPELINES.items():
+        when_imported(f"diffusers.pipelines.flux.{module}", functools.partial(_hook_packing, name=name, door=door))
+    when_imported("diffusers.models.autoencoders.autoencoder_kl", functools.partial(_hook_vae, door=door))
     when_imported("diffusers.optimization", functools.partial(_hook_length, door=door))
     F.mse_loss = functools.wraps(F.mse_loss)(functools.partial(door.mse_loss, F.mse_loss))
     return door
@@ -58,6 +67,7 @@ class Door:
         self.schedule: Any = None
         self.total: int | None = None
         self.loss: LatentLoss | None = None
+        self.seen = Seen()
 
     def mse_loss(self, original: Any, input: Tensor, target: Tensor, *arguments: Any, **options: Any) -> Tensor:
         """``F.mse_loss``, or the wish where it is the diffusion's."""
@@ -89,7 +99,7 @@ class Door:
         """``(1 - share) * first + share * second`` of a program's own line, which this only takes note of."""
         if all(isinstance(each, Tensor) for each in (noisy, share, first, second)):
             clean, noise, sigma = (second, first, 1 - share) if noise_first else (first, second, share)
-            self.noised = Noised(clean.detach(), noise.detach(), noisy.detach(), None, None, sigma.detach())
+            self.noised = interpolated(clean, noise, sigma)
         return noisy
 
     def step(self) -> tuple[int | None, int]:
@@ -109,7 +119,7 @@ class Door:
             return (prediction - target).abs()
         step, total = self.step()
         if self.loss is None or self.loss.total != total:
-            self.loss = LatentLoss(self.wish, total)
+            self.loss = LatentLoss(self.wish, total, self.seen)
         return self.loss(prediction, target, noised, kind, step)
 
     def _count(self, line: str) -> None:
@@ -128,6 +138,34 @@ def _hook_noise(module: ModuleType, *, name: str, door: Door) -> None:
         return noisy
 
     scheduler.add_noise = add_noise
+
+
+def _hook_packing(module: ModuleType, *, name: str, door: Door) -> None:
+    """Remember the height and width of what becomes tokens, which these no longer tell."""
+    pipeline = getattr(module, name)
+    original = pipeline._pack_latents
+
+    @functools.wraps(original)
+    def pack(latents: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        tokens = original(latents, *arguments, **options)
+        door.seen.packed[tokens.shape[1], tokens.shape[2]] = (latents.shape[-2], latents.shape[-1])
+        return tokens
+
+    pipeline._pack_latents = staticmethod(pack)
+
+
+def _hook_vae(module: ModuleType, *, door: Door) -> None:
+    """Remember the factors of the VAE that encoded last: they tell Stable Diffusion's latents from SDXL's."""
+    original = module.AutoencoderKL.encode
+
+    @functools.wraps(original)
+    def encode(self: Any, *arguments: Any, **options: Any) -> Any:
+        config = self.config
+        shift = float(config.get("shift_factor") or 0.0)
+        door.seen.space = LatentSpace(config.latent_channels, (float(config.scaling_factor),), (shift,))
+        return original(self, *arguments, **options)
+
+    module.AutoencoderKL.encode = encode
 
 
 def _hook_length(module: ModuleType, *, door: Door) -> None:

@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from milo_restore.doors.layouts import layout_of
 from milo_restore.doors.wish import Wish
-from milo_restore.errors import ConfigError, MiloRestoreError
-from milo_restore.loss.curriculum import Curriculum
+from milo_restore.errors import ConfigError, DataError
 from milo_restore.loss.diffusion import DiffusionLoss
 from milo_restore.loss.diffusion_settings import DiffusionLossSettings
 from milo_restore.loss.parametrization import prediction_target
-from milo_restore.metric import LatentMILO
+from milo_restore.metric import LatentSpace
 
-__all__ = ["LatentLoss", "Noised", "forward_noised"]
+__all__ = ["LatentLoss", "Noised", "Seen", "flow_schedule", "forward_noised", "interpolated"]
 
 _TOLERANCE = 2e-2  # of targets in half precision, whose values are of the order of 1
-_FLOW_OPTIONS = {"weights", "curriculum", "contrast", "normalize", "power", "loss_weight"}
+_NOT_HERE = {"kind", "anchor", "anchor_timestep", "weighting_scheme"}  # the last is the program's own
+
+
+@dataclass
+class Seen:
+    """What a door met on the way of a program's latents.
+
+    Attributes:
+        packed: see `layout_of`.
+        space: of the VAE that encoded last, where its factors say it.
+    """
+
+    packed: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+    space: LatentSpace | None = None
 
 
 class Noised(NamedTuple):
     """A noising: z_t from z_0 and eps, by a scheduler's timesteps or by flow matching's (1 - sigma) z_0 + sigma eps."""
 
-    clean: Tensor  # (N, C, h, w)
+    clean: Tensor  # (N, C, h, w), or as `layout_of` knows
     noise: Tensor
     noisy: Tensor
     scheduler: Any  # None: flow matching
@@ -34,7 +47,10 @@ class Noised(NamedTuple):
     sigma: Tensor | None  # broadcast to the latents' shape; flow matching's
 
     def matched(self, target: Tensor) -> tuple[Noised, str] | None:
-        """The part of the batch whose target this is, and what it is: ``ddpm``, ``velocity`` or ``clean``."""
+        """The part of the batch whose target this is, and what it is.
+
+        It is ``ddpm``, the scheduler's; or of flow matching ``velocity`` (eps - z_0), ``reverse`` of it, or ``clean``.
+        """
         size = len(target) if target.ndim == self.clean.ndim else 0
         if size == 0 or target.shape[1:] != self.clean.shape[1:] or len(self.clean) % size:
             return None
@@ -44,6 +60,13 @@ class Noised(NamedTuple):
                 if torch.allclose(target.float(), expected, rtol=_TOLERANCE, atol=_TOLERANCE):
                     return part, kind
         return None
+
+    def times(self) -> Tensor:
+        """The timesteps, (N,): flow matching's are 1000 sigma."""
+        if self.timesteps is not None:
+            return self.timesteps
+        assert self.sigma is not None  # noqa: S101  (flow matching's)
+        return 1000 * self.sigma.flatten().expand(len(self.clean))
 
     def _part(self, samples: slice) -> Noised:
         values = self._asdict().items()
@@ -59,13 +82,12 @@ class Noised(NamedTuple):
             yield "reverse", (self.clean - self.noise).float()
             yield "clean", self.clean.float()
 
-    def estimate(self, prediction: Tensor, kind: str) -> Tensor:
-        """z_0 as flow matching's prediction implies it, float32."""
-        assert self.sigma is not None  # noqa: S101  (flow matching's)
-        if kind == "clean":
-            return prediction.float()
-        sign = 1 if kind == "velocity" else -1
-        return self.noisy.float() - sign * self.sigma.float() * prediction.float()
+
+def interpolated(clean: Tensor, noise: Tensor, sigma: Tensor) -> Noised:
+    """Flow matching's noising; z_t in float32, as half precision loses the first timesteps' noise."""
+    clean, noise, sigma = clean.detach(), noise.detach(), sigma.detach().float()
+    noisy = (1.0 - sigma) * clean.float() + sigma * noise.float()
+    return Noised(clean, noise, noisy, None, None, sigma)
 
 
 def forward_noised(scheduler: Any, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Noised:
@@ -82,13 +104,14 @@ class LatentLoss:
     Args:
         wish: MILO's weights and options, those of `DiffusionLossSettings`.
         total: the run's steps.
+        seen: on the way to the latents.
 
     Raises:
         ConfigError: an option that means nothing.
     """
 
-    def __init__(self, wish: Wish, total: int) -> None:
-        known = {field.name for field in fields(DiffusionLossSettings)} - {"kind", "anchor", "anchor_timestep"}
+    def __init__(self, wish: Wish, total: int, seen: Seen) -> None:
+        known = {each.name for each in fields(DiffusionLossSettings)} - _NOT_HERE
         for key in wish.options:
             if key not in known:
                 raise ConfigError("is no option of the latent loss here", where=f"--option {key}",
@@ -97,50 +120,49 @@ class LatentLoss:
             self.settings = DiffusionLossSettings(kind="milo", **wish.arguments())
         except (TypeError, ValueError) as error:
             raise ConfigError(str(error), where="--option") from error
-        self.wish, self.total = wish, total
+        self.total, self.seen = total, seen
         self.diffusion: DiffusionLoss | None = None
-        self.metric: LatentMILO | None = None
+        self.scheduler: Any = None
+        self.kind = ""
 
     def __call__(self, prediction: Tensor, target: Tensor, noised: Noised, kind: str, step: int | None) -> Tensor:
         """The error of a prediction against the target that was matched.
 
         Raises:
-            ConfigError: the latents or the schedule are none that LatentMILO knows, or an option is not for flows.
+            ConfigError: the latents or the schedule are none that LatentMILO knows.
             WeightsError: the weights can neither be found nor downloaded.
         """
-        channels = noised.clean.shape[1] if noised.clean.ndim == 4 else 0
-        if channels != LatentMILO.channels:
-            what = f"the program's latents are {tuple(noised.clean.shape)}, and LatentMILO is for (N, 4, h, w)"
-            mend = "It knows the latents of Stable Diffusion 1 and 2 only: train SDXL, SD3 and FLUX with their own loss"
-            raise ConfigError(what, where="milo-restore run", mend=mend)
-        weights = self._ddpm(prediction, noised, step) if kind == "ddpm" else self._flow(prediction, noised, kind, step)
+        diffusion = self._diffusion(prediction, noised, kind)
+        assert diffusion.metric is not None  # noqa: S101  (of kind milo)
+        layout = layout_of(noised.clean, diffusion.metric.channels, self.seen.packed)
+        said = -prediction if kind == "reverse" else prediction
+        said, noisy, clean = map(layout.pictures, (said, noised.noisy, noised.clean))
+        timesteps = noised.times().repeat_interleave(layout.frames)
+        try:
+            weights = diffusion.pixel_weights(said, noisy, clean, timesteps, step=step)
+        except DataError as refused:
+            what = f"LatentMILO refuses the program's latents ({refused})"
+            raise ConfigError(what, where="milo-restore run") from refused
         error = (prediction.float() - target.float()).abs()
+        weights = layout.back(weights.expand(clean.shape))
         return self.settings.loss_weight * weights * (error if self.settings.power == 1 else error.square())
 
-    def _ddpm(self, prediction: Tensor, noised: Noised, step: int | None) -> Tensor:
-        if self.diffusion is None or self.diffusion.scheduler is not noised.scheduler:
-            self.diffusion = DiffusionLoss(self.settings, noised.scheduler, self.total)
-            self.diffusion.to(prediction.device)
-        assert noised.timesteps is not None  # noqa: S101  (made together)
-        return self.diffusion.pixel_weights(prediction, noised.noisy, noised.clean, noised.timesteps, step=step)
+    def _diffusion(self, prediction: Tensor, noised: Noised, kind: str) -> DiffusionLoss:
+        """The library's own loss of this noising; its weights are what is used here."""
+        if self.diffusion is None or (self.scheduler, self.kind) != (noised.scheduler, kind):
+            self.scheduler, self.kind = noised.scheduler, kind
+            scheduler = noised.scheduler or flow_schedule(kind)
+            self.diffusion = DiffusionLoss(self.settings, scheduler, self.total).to(prediction.device)
+            if self.seen.space is not None and self.diffusion.metric is not None:
+                self.diffusion.metric.check_space(self.seen.space, "the program's VAE")
+        return self.diffusion
 
-    def _flow(self, prediction: Tensor, noised: Noised, kind: str, step: int | None) -> Tensor:
-        """Of `DiffusionLoss`'s weights those that need no DDPM schedule."""
-        settings = self.settings
-        for key in self.wish.options:
-            if key not in _FLOW_OPTIONS:
-                mend = f"Known there: {', '.join(sorted(_FLOW_OPTIONS))}"
-                raise ConfigError("is not for flow matching", where=f"--option {key}", mend=mend)
-        if self.metric is None:
-            self.metric = LatentMILO.from_pretrained(settings.weights).to(prediction.device)
-        try:
-            with torch.no_grad():
-                clean = noised.clean.float()
-                self.metric.check_values(clean, clean)
-                m = self.metric.predict_mask(noised.estimate(prediction, kind), clean) / self.metric.n_scales
-        except MiloRestoreError as error:
-            raise ConfigError(
-                f"LatentMILO refuses the program's latents ({error})", where="milo-restore run"
-            ) from error
-        w = Curriculum(settings.curriculum, self.total).weights(m**settings.contrast, step)
-        return w / w.mean((1, 2, 3), keepdim=True).clamp_min(1e-8) if settings.normalize else w
+
+def flow_schedule(kind: str) -> Any:
+    """The schedule for sigmas that a program has looked up itself; a shift is in these already."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    if kind == "clean":
+        scheduler.register_to_config(prediction_type="sample")
+    return scheduler

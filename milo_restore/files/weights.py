@@ -56,7 +56,7 @@ def present_weights(name: str) -> Path:
 def where_to_get(name: str) -> str:
     """How to get a weight file that is missing, in one sentence."""
     roots = " or ".join(str(root / _folder(name)) for root in _roots(None))
-    return f"Run 'milo-restore assets fetch {name}', or get {_file(name).url} and put it into {roots}"
+    return f"Run 'milo-restore assets fetch {_asked(name)}', or get {_file(name).url} and put it into {roots}"
 
 
 def find_weights(name: str, root: Path | None = None) -> Path | None:
@@ -91,8 +91,10 @@ def fetch_weights(name: str, root: Path | None = None, *, timeout: float = downl
     file = _file(name)
     in_hub = root is None and registry.upstream()["weights"][name].get("hub", False)
     folder = _torch_hub() if in_hub else (root or download.cache_folder()) / _folder(name)
-    mend = f"Where there is a network, run 'milo-restore assets fetch {name}', or get the file from {file.url}; put it "
-    mend += f"into the folder that {download.ASSETS_VARIABLE} names, or into {folder}"
+    mend = (
+        f"Where there is a network, run 'milo-restore assets fetch {_asked(name)}', or get the file from {file.url}; "
+    )
+    mend += f"put it into the folder that {download.ASSETS_VARIABLE} names, or into {folder}"
     if name in _SMALL_ONES:
         mend += ". Without it, the weights 'mini' (--weights mini) are shipped with milo-restore; their scores differ"
     return download.download(file, folder, WeightsError, mend, progress=True, timeout=timeout)
@@ -103,6 +105,12 @@ def weights_named(name: str) -> tuple[str, ...]:
     if name in WEIGHTS:
         return (name,)
     return tuple(each for each in WEIGHTS if registry.upstream()["weights"][each]["folder"] == name) or (name,)
+
+
+def _asked(name: str) -> str:
+    """What to ask for: the whole, where a file is a half of it."""
+    folder = str(registry.upstream()["weights"][name]["folder"])
+    return folder if name.startswith(f"{folder}-") and folder not in WEIGHTS else name
 
 
 def weights_sha256(name: str) -> str:

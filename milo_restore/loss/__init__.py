@@ -1,6 +1,6 @@
 """Restoration losses in one signature, ``loss(prediction, target, weight=None, *, step=None)``, and diffusion's own."""
 
-from milo_restore.loss.baselines import L1Loss, LPIPSLoss, RestorationLoss
+from milo_restore.loss.baselines import L1Loss, LPIPSLoss, MSELoss, RestorationLoss
 from milo_restore.loss.build import LossSettings, build_loss
 from milo_restore.loss.cosine import gradient_cosines
 from milo_restore.loss.curriculum import Curriculum, CurriculumKind
@@ -19,6 +19,7 @@ __all__ = [
     "LatentMILOLoss",
     "LossSettings",
     "MILOLoss",
+    "MSELoss",
     "RestorationLoss",
     "build_loss",
     "clean_latent",

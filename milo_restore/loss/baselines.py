@@ -1,4 +1,4 @@
-"""The losses MILO is compared with, in the same signature: L1 (the paper's MAE) and LPIPS."""
+"""The losses MILO is compared with, in the same signature: L1 (the paper's MAE), MSE and LPIPS."""
 
 from __future__ import annotations
 
@@ -99,6 +99,29 @@ class L1Loss(RestorationLoss):
         self.check_shapes(prediction, target)
         error = (prediction.float() - target.float()).abs()
         return self.reduce(error, weight), {"l1": error.detach().mean()}
+
+
+class MSELoss(RestorationLoss):
+    """Mean squared error, what diffusion models are trained with. Any shape; ``step`` is ignored.
+
+    Example:
+        >>> import torch
+        >>> from milo_restore.loss import MSELoss
+        >>> MSELoss()(torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.5)).item()
+        0.25
+    """
+
+    def terms(
+        self, prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, step: int | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `RestorationLoss.terms`. NaN in gives NaN out, for the training loop to catch.
+
+        Raises:
+            DataError: shapes differ.
+        """
+        self.check_shapes(prediction, target)
+        error = prediction.float() - target.float()
+        return self.reduce(error.square(), weight), {"l1": error.detach().abs().mean()}
 
 
 class LPIPSLoss(RestorationLoss):

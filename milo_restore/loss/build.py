@@ -8,9 +8,10 @@ from typing import Literal
 
 import torch
 
-from milo_restore.loss.baselines import L1Loss, LPIPSLoss, RestorationLoss
+from milo_restore.errors import ConfigError
+from milo_restore.loss.baselines import L1Loss, LPIPSLoss, MSELoss, RestorationLoss
 from milo_restore.loss.curriculum import CurriculumKind
-from milo_restore.loss.milo import MILOLoss
+from milo_restore.loss.milo import LatentMILOLoss, MILOLoss
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,9 @@ class LossSettings:
     """Which loss trains the network.
 
     Attributes:
-        kind: ``mae``, ``lpips`` or ``milo``.
-        weights: MILO's weights, ``official``, ``mini``, ``auto`` or a path; ignored by the others.
+        kind: ``mae``, ``mse``, ``lpips`` or ``milo``.
+        weights: MILO's weights, ``official``, ``mini``, ``auto`` or a path, or on latents LatentMILO's; ignored by the
+            others.
         curriculum: ``constant``, ``linear`` or ``cosine`` over the run's steps.
         mask_gradient: let gradients flow through MILO's mask; from random weights, training through it ended in a
             pattern that the mask does not see, at every scale this project tried: 20.1 dB, below its noisy input.
@@ -30,7 +32,7 @@ class LossSettings:
         loss_weight: factor on the loss.
     """
 
-    kind: Literal["mae", "lpips", "milo"] = "milo"
+    kind: Literal["mae", "mse", "lpips", "milo"] = "milo"
     weights: str = "official"
     curriculum: CurriculumKind = "constant"
     mask_gradient: bool = False
@@ -51,7 +53,7 @@ class LossSettings:
 
     @property
     def label(self) -> str:
-        """The name used in tables: mae, lpips, milo, milo-through, milo-linear, milo-cosine-anchor0.1, ..."""
+        """The name used in tables: mae, mse, lpips, milo, milo-through, milo-linear, milo-cosine-anchor0.1, ..."""
         if self.kind != "milo":
             return self.kind
         parts = [
@@ -64,17 +66,25 @@ class LossSettings:
         return "-".join(part for part in parts if part)
 
 
-def build_loss(settings: LossSettings, total_steps: int) -> RestorationLoss:
+def build_loss(settings: LossSettings, total_steps: int, *, latents: bool = False) -> RestorationLoss:
     """The loss that ``settings`` describe, its curriculum spread over ``total_steps``.
+
+    Args:
+        settings: which.
+        total_steps: of the run.
+        latents: it is for latents: ``milo`` is LatentMILO's.
 
     Raises:
         WeightsError: weights can neither be found nor downloaded.
+        ConfigError: LPIPS on latents.
     """
-    if settings.kind == "mae":
-        return L1Loss(settings.loss_weight)
+    if settings.kind in ("mae", "mse"):
+        return {"mae": L1Loss, "mse": MSELoss}[settings.kind](settings.loss_weight)
     if settings.kind == "lpips":
+        if latents:
+            raise ConfigError("LPIPS is of images, not of latents", where="loss.kind", mend="Take mse, mae or milo")
         return LPIPSLoss(settings.lpips_net, settings.loss_weight)
-    return MILOLoss(
+    return (LatentMILOLoss if latents else MILOLoss)(
         settings.weights,
         curriculum=settings.curriculum,
         total_steps=total_steps,

@@ -19,17 +19,20 @@ from milo_restore.loss.diffusion_settings import DiffusionLossSettings
 from milo_restore.loss.parametrization import (
     amplification,
     check_latents,
+    check_noising,
     check_scheduler,
     clean_latent,
+    is_flow,
     min_snr_weight,
     prediction_target,
+    sd3_weight,
     signal_and_noise,
 )
 from milo_restore.metric import LatentMILO, WeightsInfo
 from milo_restore.metric.checks import SMALLEST_SIDE
 
 if TYPE_CHECKING:
-    from diffusers import DDPMScheduler
+    from milo_restore.loss.parametrization import Scheduler
 
 _LEAST_MASK = 1e-12
 """A mask that underflows to 0 would have an infinite derivative under an exponent below 1."""
@@ -38,7 +41,8 @@ _LEAST_MASK = 1e-12
 class DiffusionLoss(nn.Module):
     """mean(w * |prediction - target|^p), with w from LatentMILO's mask on (z0_hat, z_0).
 
-    The target and the residual live where the model predicts (eps, v or z_0); the mask m in (0, 1) is LatentMILO's,
+    The target and the residual live where the model predicts (eps, v, flow matching's velocity eps - z_0, or z_0); the
+    mask m in (0, 1) is LatentMILO's,
     divided by its number of scales. The settings change it like this, in this order:
 
     - ``mask_pair: condition``: m is the mask on (condition, z_0) at every timestep: where the degraded input is visibly
@@ -53,8 +57,8 @@ class DiffusionLoss(nn.Module):
       the amplification at noisy steps undone. Both residuals differ by g alone, the same at all places of a sample:
       this moves weight between timesteps, never between places, and undone at every timestep it would be the
       prediction's again. Under eps and p = 2 it is Min-SNR with gamma 1.
-    - ``snr_gamma``: times the Min-SNR weight of the timestep.
-    - ``anchor`` k: none of the above but the last, on the plain MSE, and beside it LatentMILO's own error:
+    - ``snr_gamma``: times the Min-SNR weight of the timestep; ``weighting_scheme``: times SD 3's.
+    - ``anchor`` k: none of the above but the last line, on the plain MSE, and beside it LatentMILO's own error:
       mean(|prediction - target|^2) + k mean(4 m |z0_hat - z_0|), the second 0 for samples with t >=
       ``anchor_timestep``.
 
@@ -77,12 +81,13 @@ class DiffusionLoss(nn.Module):
 
     Args:
         settings: see there.
-        scheduler: the training's noise schedule, diffusers' `DDPMScheduler` or another variance-preserving one.
+        scheduler: the training's noise schedule, diffusers' `DDPMScheduler` or another variance-preserving one, or
+            `FlowMatchEulerDiscreteScheduler`, as SD 3 and FLUX have it.
         total_steps: where the curriculum ends.
 
     Raises:
-        ConfigError: the scheduler has no clean latent to give (eps under zero terminal SNR), or the curriculum is
-            empty.
+        ConfigError: the scheduler has no clean latent to give (eps under zero terminal SNR), a ``weighting_scheme`` is
+            set and it is not flow matching's, or the curriculum is empty.
         WeightsError: LatentMILO's weights can neither be found nor downloaded.
 
     Example:
@@ -99,10 +104,14 @@ class DiffusionLoss(nn.Module):
         0.0
     """
 
-    def __init__(self, settings: DiffusionLossSettings, scheduler: DDPMScheduler, total_steps: int) -> None:
+    def __init__(self, settings: DiffusionLossSettings, scheduler: Scheduler, total_steps: int) -> None:
         super().__init__()
         check_scheduler(scheduler)
+        if settings.weighting_scheme != "none" and not is_flow(scheduler):
+            mend = "Set weighting_scheme to none, or take snr_gamma"
+            raise ConfigError("is flow matching's", where="weighting_scheme", mend=mend)
         self.settings, self.scheduler = settings, scheduler
+        self._noising_seen = not is_flow(scheduler)
         self.power = {"mse": 2, "mae": 1, "milo": settings.power}[settings.kind]
         self.curriculum = Curriculum(settings.curriculum, total_steps)
         self.metric: LatentMILO | None = None
@@ -144,7 +153,7 @@ class DiffusionLoss(nn.Module):
                 bfloat16 the first timesteps then have none).
             z0: clean latents times the VAE's scaling factor, same shape.
             noise: what was added, same shape.
-            timesteps: (N,), whole numbers.
+            timesteps: (N,), whole numbers; for flow matching ``scheduler.timesteps[indices]``, 1000 sigma.
             step: the training step, for the curriculum.
             condition: the degraded (cleaned) input's latents, same shape and scaling; for ``mask_pair: condition``.
 
@@ -152,11 +161,15 @@ class DiffusionLoss(nn.Module):
             A scalar, float32. Gradients reach ``prediction`` only.
 
         Raises:
-            DataError: shapes differ, latents are too small for the mask, or z0 holds values that are no latents.
+            DataError: shapes differ, latents are too small for the mask, z0 holds values that are no latents, or under
+                flow matching z_t is another noising (read in the first batch).
             ConfigError: a curriculum is on and ``step`` is missing, or the mask needs a condition that is missing.
         """
         check_latents(timesteps, prediction=prediction, z_t=z_t, z0=z0, noise=noise)
         z_t, z0, noise = z_t.detach(), z0.detach(), noise.detach()
+        if not self._noising_seen:
+            check_noising(self.scheduler, z_t, z0, noise, timesteps)
+            self._noising_seen = True
         residual = prediction.float() - prediction_target(self.scheduler, z0, noise, timesteps)
         w = self.pixel_weights(prediction, z_t, z0, timesteps, step=step, condition=condition)
         error = residual.abs() if self.power == 1 else residual.square()
@@ -234,6 +247,8 @@ class DiffusionLoss(nn.Module):
             w = w * amplification(self.scheduler, timesteps).clamp_max(1) ** self.power
         if settings.snr_gamma is not None:
             w = w * min_snr_weight(self.scheduler, timesteps, settings.snr_gamma)
+        if settings.weighting_scheme != "none":
+            w = w * sd3_weight(sigma, settings.weighting_scheme)
         return w
 
     def mask(

@@ -17,6 +17,7 @@ _CHOICES: dict[str, tuple[str | int, ...]] = {
     "residual": ("prediction", "z0"),
     "power": (1, 2),
     "mask_pair": ("estimate", "condition"),
+    "weighting_scheme": ("none", "sigma_sqrt", "cosmap"),
 }
 
 
@@ -34,14 +35,17 @@ class DiffusionLossSettings:
             the degraded (cleaned) input, which says where that is visibly wrong.
         mask_gradient: let gradients flow through the mask too; see `DiffusionLoss`.
         contrast: exponent on the mask: above 1 the weights differ more from place to place.
-        noise_blend: k > 0 blends MILO's weights towards one by sigma_t^k, sigma_t^2 = 1 - alpha_bar_t; None: never,
-            see `DiffusionLoss`.
+        noise_blend: k > 0 blends MILO's weights towards one by sigma_t^k, sigma_t^2 = 1 - alpha_bar_t, or flow
+            matching's sigma; None: never, see `DiffusionLoss`.
         snr_gamma: Min-SNR-gamma weighting of the timesteps, for every kind; the authors use 5; None: uniform.
+        weighting_scheme: weighting of flow matching's timesteps, for every kind, as diffusers' SD 3 and FLUX scripts
+            name it: ``none``, ``sigma_sqrt`` or ``cosmap``. Their other schemes draw timesteps and are ``none`` here.
         normalize: divide MILO's weights by their mean per image, so that it compares with ``mse`` at one learning rate;
             ignored by the others, as are ``power`` and ``bfloat16``.
         anchor: k > 0 trains with the plain MSE and k times LatentMILO's error of z0_hat beside it; None: the mask
             weighs the residual itself.
-        anchor_timestep: that error counts below this timestep only, where z0_hat looks like a latent.
+        anchor_timestep: that error counts below this timestep (flow matching: 1000 sigma) only, where z0_hat looks like
+            a latent.
         bfloat16: compute the mask network in bfloat16.
         loss_weight: factor on the loss.
 
@@ -61,6 +65,7 @@ class DiffusionLossSettings:
     contrast: float = 1.0
     noise_blend: float | None = None
     snr_gamma: float | None = None
+    weighting_scheme: Literal["none", "sigma_sqrt", "cosmap"] = "none"
     normalize: bool = False
     anchor: float | None = None
     anchor_timestep: int = 500
@@ -81,8 +86,14 @@ class DiffusionLossSettings:
 
     def _check_together(self) -> None:
         """Refuse a setting that another one would silence."""
-        if self.residual == "z0" and self.snr_gamma is not None:
-            raise ValueError("residual: z0 and snr_gamma both weigh the timesteps: set one of them")
+        weighing = {
+            "residual: z0": self.residual == "z0",
+            "snr_gamma": self.snr_gamma is not None,
+            "weighting_scheme": self.weighting_scheme != "none",
+        }
+        if sum(weighing.values()) > 1:
+            both = " and ".join(name for name, is_set in weighing.items() if is_set)
+            raise ValueError(f"{both} both weigh the timesteps: set one of them")
         if self.kind != "milo":
             if changed := self._changed(
                 "curriculum", "mask_pair", "mask_gradient", "contrast", "noise_blend", "anchor"
@@ -137,6 +148,7 @@ class DiffusionLossSettings:
             "normalized" if milo and self.normalize else "",
             "" if self.noise_blend is None else f"blend{self.noise_blend:g}",
             "" if self.snr_gamma is None else f"minsnr{self.snr_gamma:g}",
+            "" if self.weighting_scheme == "none" else self.weighting_scheme.replace("_", ""),
             "" if self.anchor is None else f"anchor{self.anchor:g}-below{self.anchor_timestep}",
         ]
         return "-".join(part for part in parts if part)

@@ -100,6 +100,7 @@ def evaluate_restorers(
     folder: Path,
     *,
     labels: Mapping[str, str] | None = None,
+    cache: Path | None = None,
     device: torch.device | str = "cpu",
     progress: bool | None = None,
 ) -> dict[str, dict[str, dict[str, Any]]]:
@@ -116,6 +117,8 @@ def evaluate_restorers(
         metrics: on ``device``.
         folder: where the pictures go.
         labels: what to call a method in the report, where another name than its own.
+        cache: folder of values by the hashes of the files; what several runs share, such as the degraded input, is
+            measured once. None: nothing is kept.
         device: where the metrics compute.
         progress: show a bar on the main process; by default where standard error is a terminal.
 
@@ -137,7 +140,7 @@ def evaluate_restorers(
         for order, method in enumerate(everything):
             folders = {"pred": place / method, "ref": place / REFERENCE, "input": place / INPUT}
             images = find_images(*folders.values())
-            measured = measure(images, metrics, None, device=device, progress=progress)
+            measured = measure(images, metrics, cache, device=device, progress=progress)
             found = make_results(folders, images, metrics, {}, Protocol(), measured, device)
             results[name][method] = found
             if rank_and_size()[0] == 0:
