@@ -119,6 +119,17 @@ def test_the_table_and_the_files(command, tid, tmp_path, capsys):
     assert len(content["metrics"][0]["all"]["fit"]["beta"]) == 4
     assert (content["pairs_found"], content["pairs_of"], content["unavailable"]) == (12, 12, {})
     assert content["interval"]["fewest"] == 25
+    (both,) = content["comparison"]["pairs"]
+    turned = [-metric["all"]["srcc"]["value"] for metric in content["metrics"]]  # both are errors
+    assert both["srcc"]["difference"]["mean"] == pytest.approx(turned[0] - turned[1])
+    assert (both["first"], both["second"], both["srcc"]["holds"], both["srcc"]["p"]) == (
+        "mae",
+        "milo:mini",
+        False,
+        None,
+    )
+    row = next(line for line in lines if line.startswith("mae - milo:mini"))
+    assert row.split()[3:] == ["SRCC", f"{turned[0] - turned[1]:+.4f}", "n", "too", "small", "-", "-"]
     assert f"{float(rows['mae', 'all']['srcc']):.4f} (n too small)" in lines[2]
     assert command_module._cell(Coefficient(0.7, 0.65, 0.75)) == "0.7000 [0.650, 0.750]"
 
