@@ -178,7 +178,7 @@ def _card(
         EvalResult(task_type=task, dataset_type=data, dataset_name=data, metric_type=metric, metric_value=value)
         for results in measured
         for data in [_data(results)]
-        for metric, value in results["means"].items()
+        for metric, value in {**results["means"], **{k: v["value"] for k, v in results["sets"].items()}}.items()
         if value is not None
     ]
     data = ModelCardData(
@@ -215,6 +215,11 @@ def _measured(results: Mapping[str, Any]) -> list[str]:
         mean = "-" if mean is None else f"{mean:.5g}"
         lines.append(
             f"| {name} | {about['better']} | {mean} | {interval_text(results, name, 5)} | {count} | {source} |"
+        )
+    for name, about in results["sets"].items():
+        counts, source = f"{about['n']} against {about['references']}", f"{about['source']}, {about['weights']}"
+        lines.append(
+            f"| {name} | {about['better']} | {about['value']:.5g} | of the whole folder | {counts} | {source} |"
         )
     lines += [f"| {name} | | not measured: {about['reason']} | | | |" for name, about in results["unavailable"].items()]
     protocol, environment = results["protocol"], results["environment"]

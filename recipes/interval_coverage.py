@@ -2,6 +2,7 @@ r"""Do the 95 % intervals cover? A simulation with known truth, of means and of 
 
     python recipes/interval_coverage.py means            # some minutes of a core
     python recipes/interval_coverage.py correlations     # half an hour
+    python recipes/interval_coverage.py differences      # an hour: of two metrics on the same pairs
     python recipes/interval_coverage.py means --samples 500 --sizes 5 8    # quicker, and coarser
 
 Each cell is the share of samples, in %, whose interval holds the true value; with S samples its standard error is
@@ -19,6 +20,10 @@ of variance are those of the published opinions: references 0 to 5 %, pairs of t
 ``one kind`` has five pairs per reference, as a table per distortion has; in ``uneven references`` a few references are
 far off (exponential gains, a quarter of the variance; of scores under KADID's distortions 5 % at most was measured).
 The truth comes from 30,000 pairs.
+
+Differences: a second metric on the same pairs. ``unlike`` has biases, gains and noise of its own, ``variant`` is the
+first with more of these. Its gains and noise are 1.3 times the first's, so that the metrics differ. The truth comes
+from 60,000 pairs, as a difference is small.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 
@@ -35,11 +41,13 @@ from milo_restore.data.keys import keyed_rng
 from milo_restore.errors import run_program
 from milo_restore.measure.intervals import Floats, hall_limits, mean_limits, student_limits
 from milo_restore.opinions.coefficients import correlate_scores
+from milo_restore.opinions.compare import COEFFICIENTS, compare_metrics
 
 RESAMPLES = 999
 SIZES = (5, 8, 10, 12, 24, 48, 100, 200)
+KINDS = ("unlike", "variant")  # of a second metric
 REFERENCES = (7, 10, 15, 25, 30, 81)
-COEFFICIENTS = ("srcc", "plcc", "krcc")
+DISAGREES = {"first": False, "second": False}  # scores are errors
 Limits = tuple[Floats, Floats]
 Generator = np.random.Generator
 
@@ -140,6 +148,15 @@ class Pairs:
         logarithm = quality + bias + self.metric[0] * gain + self.metric[1] * rng.normal(size=shape)
         return np.exp(logarithm), -opinions
 
+    def draw_other(self, rng: Generator, scores: Floats, *, variant: bool) -> Floats:
+        """A second metric's scores of the pairs that have these ``scores``, (references, pairs)."""
+        kinds = self.pairs // 5
+        gain = rng.exponential(size=(len(scores), 1)) - 1 if self.skewed else rng.normal(size=(len(scores), 1))
+        bias = np.repeat(keyed_rng(0, "coverage-kinds-other").normal(0, 0.5, kinds), 5)
+        own = bias + 1.3 * (self.metric[0] * gain + self.metric[1] * rng.normal(size=scores.shape))
+        start = np.log(scores) if variant else np.tile(np.linspace(-1.4, 1.4, 5), kinds)
+        return np.exp(start + own)
+
 
 PAIRS = {
     "as TID2013, KADID-10k": Pairs(20, (0.15, 0.4), (0.3, 0.4)),
@@ -171,6 +188,38 @@ def correlation_coverage(name: str, references: int, samples: int) -> list[float
     return [float(share) for share in hits / samples]
 
 
+def two_metrics(rng: Generator, model: Pairs, references: int, *, variant: bool) -> tuple[dict[str, Floats], Floats]:
+    """Scores of two metrics and opinions, each (references * pairs)."""
+    scores, opinions = model.draw(rng, references)
+    other = model.draw_other(rng, scores, variant=variant)
+    return {"first": scores.ravel(), "second": other.ravel()}, opinions.ravel()
+
+
+@cache
+def true_differences(name: str, *, variant: bool) -> list[float]:
+    """The differences in SRCC, PLCC and KRCC of very many references."""
+    model = PAIRS[name]
+    rng = keyed_rng(0, f"coverage-truth-differences-{name}", int(variant))
+    scores, opinions = two_metrics(rng, model, 60_000 // model.pairs, variant=variant)
+    both = compare_metrics(scores, opinions, np.zeros(len(opinions)), agrees=DISAGREES).pairs[0]
+    values = [getattr(both, key).difference.mean for key in COEFFICIENTS]
+    return [float(value) for value in values]
+
+
+def difference_coverage(name: str, references: int, samples: int, *, variant: bool) -> list[float]:
+    """The shares, in [0, 1], of data sets whose intervals hold the true differences in SRCC, PLCC and KRCC."""
+    model, truth = PAIRS[name], true_differences(name, variant=variant)
+    rows, hits = np.repeat(np.arange(references), model.pairs), np.zeros(len(truth))
+    for sample in range(samples):
+        rng = keyed_rng(int(variant), f"coverage-differences-{name}", references, sample)
+        scores, opinions = two_metrics(rng, model, references, variant=variant)
+        both = compare_metrics(scores, opinions, rows, agrees=DISAGREES, fewest=3).pairs[0]
+        for place, (key, true) in enumerate(zip(COEFFICIENTS, truth)):
+            ends = getattr(both, key).difference.ends
+            hits[place] += ends is not None and ends[0] <= true <= ends[1]
+    return [float(share) for share in hits / samples]
+
+
 def line(cells: Sequence[str]) -> str:
     """A line of a Markdown table."""
     return f"| {' | '.join(cells)} |"
@@ -179,9 +228,9 @@ def line(cells: Sequence[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("means", "correlations"))
-    parser.add_argument("--samples", type=int, help="(default: 20000 of means, 1000 of correlations)")
-    parser.add_argument("--sizes", type=int, nargs="+", help="values of a mean, or references of a correlation")
+    parser.add_argument("what", choices=("means", "correlations", "differences"))
+    parser.add_argument("--samples", type=int, help="(default: 20000 of means, 1000 of others)")
+    parser.add_argument("--sizes", type=int, nargs="+", help="values of a mean, or references of the others")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="of means")
     arguments = parser.parse_args(argv)
 
@@ -196,9 +245,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             return
         sizes = arguments.sizes or REFERENCES
         print(line(["pairs", *map(str, sizes)]), line(["---"] * (len(sizes) + 1)), sep="\n")
+        measures: dict[str, Callable[[str, int, int], list[float]]] = {"": correlation_coverage}
+        if arguments.what == "differences":
+            measures = {f", {kind}": partial(difference_coverage, variant=kind == "variant") for kind in KINDS}
         for name in PAIRS:
-            found = [correlation_coverage(name, n, arguments.samples or 1000) for n in sizes]
-            print(line([name, *(" / ".join(f"{100 * share:.1f}" for share in shares) for shares in found)]), flush=True)
+            for kind, measure in measures.items():
+                found = [measure(name, n, arguments.samples or 1000) for n in sizes]
+                cells = [" / ".join(f"{100 * share:.1f}" for share in shares) for shares in found]
+                print(line([f"{name}{kind}", *cells]), flush=True)
 
     return run_program(parser.prog, act)
 

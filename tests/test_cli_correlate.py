@@ -119,6 +119,17 @@ def test_the_table_and_the_files(command, tid, tmp_path, capsys):
     assert len(content["metrics"][0]["all"]["fit"]["beta"]) == 4
     assert (content["pairs_found"], content["pairs_of"], content["unavailable"]) == (12, 12, {})
     assert content["interval"]["fewest"] == 25
+    (both,) = content["comparison"]["pairs"]
+    turned = [-metric["all"]["srcc"]["value"] for metric in content["metrics"]]  # both are errors
+    assert both["srcc"]["difference"]["mean"] == pytest.approx(turned[0] - turned[1])
+    assert (both["first"], both["second"], both["srcc"]["holds"], both["srcc"]["p"]) == (
+        "mae",
+        "milo:mini",
+        False,
+        None,
+    )
+    row = next(line for line in lines if line.startswith("mae - milo:mini"))
+    assert row.split()[3:] == ["SRCC", f"{turned[0] - turned[1]:+.4f}", "n", "too", "small", "-", "-"]
     assert f"{float(rows['mae', 'all']['srcc']):.4f} (n too small)" in lines[2]
     assert command_module._cell(Coefficient(0.7, 0.65, 0.75)) == "0.7000 [0.650, 0.750]"
 
@@ -281,20 +292,21 @@ def test_pyiqa_gets_the_distorted_image_first(pretend, capsys):
 
 
 def test_unavailable_metrics(pretend, command, computed, tmp_path, capsys):
-    wanted = ("mae", "lpips", "topiq_fr", "gmsd", "deepwsd")
+    wanted = ("mae", "lpips", "topiq_fr", "gmsd", "e-deepwsd")
     assert command(metrics=wanted) == 2
     line = error_of(capsys)
     assert "lpips: pyiqa 9.9 cannot load it (<urlopen error Name or service not known>)" in line
-    assert "run 'milo-restore assets fetch --metrics lpips topiq_fr gmsd deepwsd'" in line
+    assert "run 'milo-restore assets fetch --metrics lpips topiq_fr'" in line
+    assert "gmsd: Upgrade pyiqa" in line
     assert computed == []
     assert command("--skip-unavailable", "--csv", tmp_path / "t.csv", metrics=wanted) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[3].startswith("lpips     unavailable: pyiqa 9.9 cannot load it")
-    assert lines[5] == "gmsd      unavailable: pyiqa 9.9 does not offer it"
-    assert lines[6] == "deepwsd   unavailable: pyiqa has no DeepWSD"
+    assert lines[3].startswith("lpips      unavailable: pyiqa 9.9 cannot load it")
+    assert lines[5] == "gmsd       unavailable: pyiqa 9.9 does not offer it"
+    assert lines[6] == "e-deepwsd  unavailable: neither code nor weights are published"
     rows = list(csv.DictReader((tmp_path / "t.csv").open()))
-    assert rows[-1]["metric"] == "deepwsd"
-    assert rows[-1]["note"] == "unavailable: pyiqa has no DeepWSD"
+    assert rows[-1]["metric"] == "e-deepwsd"
+    assert rows[-1]["note"] == "unavailable: neither code nor weights are published"
     assert command("--skip-unavailable", metrics=("lpips",)) == 2
     line = error_of(capsys)
     assert "lpips: pyiqa 9.9 cannot load it" in line
@@ -357,8 +369,8 @@ def test_ten_images_of_tid2013(shared, tmp_path, capsys, monkeypatch):
 
 
 def test_all_measures_what_it_can_and_lists_the_rest(command, monkeypatch, capsys):
-    monkeypatch.setattr(metrics, "FULL_REFERENCE", ("mae", "milo:mini", "flip"))
+    monkeypatch.setattr(metrics, "FULL_REFERENCE", ("mae", "milo:mini", "hdr-vdp-2"))
     assert command(metrics=("all",)) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[2:5]] == ["mae", "milo:mini", "flip"]
-    assert "unavailable: pyiqa has no FLIP" in lines[4]
+    assert [line.split()[0] for line in lines[2:5]] == ["mae", "milo:mini", "hdr-vdp-2"]
+    assert "unavailable: a MATLAB program" in lines[4]

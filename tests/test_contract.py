@@ -232,7 +232,19 @@ def value(name, prediction, target, module=None):
 
 
 def test_every_class_is_under_the_contract():
-    assert {"MILO", "LatentMILO", "EMAE", "EMSE", "EPSNR", "ESSIM", "EVGG", "ELPIPS", "EDISTS"} == set(METRICS)
+    assert {
+        "MILO",
+        "LatentMILO",
+        "EMAE",
+        "EMSE",
+        "EPSNR",
+        "ESSIM",
+        "EVGG",
+        "ELPIPS",
+        "EDISTS",
+        "VGG",
+        "DeepWSD",
+    } == set(METRICS)
     tested = {name.split("-")[0] for name in LOSSES}
     assert tested == {"DiffusionLoss", *(cls.__name__ for cls in concrete(RestorationLoss))}
 

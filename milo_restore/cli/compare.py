@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Compare methods on the same images, metric by metric: paired differences with 95 % intervals, Wilcoxon's test "
         "with Holm's correction, wins per image, and mean ranks with their critical difference. Differences are over "
-        "images; another training run may differ."
+        "images; another training run may differ. fid and kid are shown, and not tested: they have no values per image."
     )
     parser.add_argument(
         "runs",
@@ -37,6 +37,7 @@ def main(arguments: argparse.Namespace) -> int:
             check_target(file)
 
     from milo_restore.measure.compare import compare_runs
+    from milo_restore.measure.of_sets import shared_sets
     from milo_restore.report import comparison
     from milo_restore.report.collect import group_runs, read_runs
     from milo_restore.show.ranks import rank_diagram
@@ -46,18 +47,20 @@ def main(arguments: argparse.Namespace) -> int:
     groups = group_runs(read_runs(arguments.runs))
     parts = []
     for group in groups:
-        found = compare_runs({run.label: run.results for run in group.runs})
+        runs = {run.label: run.results for run in group.runs}
+        found, sets = compare_runs(runs), shared_sets(runs)
         if arguments.metrics:
-            known = [one.metric for one in found]
+            known = [*(one.metric for one in found), *sets]
             if unknown := [name for name in arguments.metrics if name not in known]:
                 raise ConfigError(f"not measured by all runs: {', '.join(unknown)}", where="--metrics",
                                   mend=f"They share {', '.join(known)}")  # fmt: skip
             found = [one for one in found if one.metric in arguments.metrics]
+            sets = {name: values for name, values in sets.items() if name in arguments.metrics}
         if len(groups) > 1 and arguments.style != "csv":
             parts.append(f"{'%' if arguments.style == 'latex' else '#'} {group.title}\n")
-        parts.append(render(found))
+        parts.append(render(found, sets))
         if arguments.diagram is not None:
-            if len(found) > 1 or len(groups) > 1 or found[0].critical_difference is None:
+            if len(found) != 1 or len(groups) > 1 or found[0].critical_difference is None:
                 mend = "Name one with --metrics, of three or more methods on the same images"
                 raise ConfigError("a diagram is of one metric", where="--diagram", mend=mend)
             replace_file(arguments.diagram, rank_diagram(found[0].ranks, found[0].alike, found[0].critical_difference))

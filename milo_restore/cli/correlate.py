@@ -20,6 +20,7 @@ from milo_restore.files.write import check_target, replace_file
 
 if TYPE_CHECKING:
     from milo_restore.opinions.coefficients import Coefficient, Correlation
+    from milo_restore.opinions.compare import MetricComparison
     from milo_restore.opinions.correlate import MetricResult
     from milo_restore.opinions.datasets import OpinionPair
 
@@ -31,12 +32,13 @@ _NAMED = 8
 
 @dataclass(frozen=True)
 class Run:
-    """The pairs, how many the data set has, the metrics' results, and the metrics that could not be measured."""
+    """The pairs, how many the data set has, the metrics' results, what could not be measured, and the comparison."""
 
     pairs: list[OpinionPair]
     of: int
     results: list[MetricResult]
     unavailable: dict[str, str]
+    comparison: MetricComparison | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Measure how well full-reference metrics follow people's opinions: Spearman's rank correlation (SRCC), "
         "Pearson's after a four-parameter logistic (PLCC) and Kendall's (KRCC), with 95% intervals over reference "
-        "images."
+        "images; and every two metrics against each other on the same pairs."
     )
     parser.add_argument(
         "--dataset", required=True, choices=_DATASETS, help="which data set's folders and scores to read"
@@ -82,7 +84,7 @@ def main(arguments: argparse.Namespace) -> int:
     run = _measure(arguments)
     print(_heading(arguments, run))
     print(_table([(result.metric.name, result, result.overall) for result in run.results], run.unavailable))
-    for line in _notes(run):
+    for line in [*_notes(run), *_differences(run)]:
         print(line)
     if arguments.per_type:
         for kind in sorted({pair.kind for pair in run.pairs}):
@@ -99,7 +101,7 @@ def _measure(arguments: argparse.Namespace) -> Run:
     from milo_restore.files import cache_folder
     from milo_restore.measure.cache import ScoreCache
     from milo_restore.measure.metrics import FULL_REFERENCE, Protocol, find_metric, load_metrics
-    from milo_restore.opinions.correlate import correlate_metric, hash_pairs
+    from milo_restore.opinions.correlate import compare_results, correlate_metric, hash_pairs
     from milo_restore.opinions.datasets import opinion_pairs, present_pairs
     from milo_restore.processes import choose_device
 
@@ -125,7 +127,8 @@ def _measure(arguments: argparse.Namespace) -> Run:
             print(f"{cache.path}: {lines} cannot be read (an interrupted write?); computed again")
     keys = hash_pairs(pairs)
     results = [correlate_metric(pairs, keys, metric, cache, device=device) for metric, cache in zip(metrics, caches)]
-    return Run(pairs, of, results, {name: error.what for name, error in unavailable.items()})
+    reasons = {name: error.what for name, error in unavailable.items()}
+    return Run(pairs, of, results, reasons, compare_results(pairs, results))
 
 
 def _heading(arguments: argparse.Namespace, run: Run) -> str:
@@ -179,6 +182,31 @@ def _notes(run: Run) -> list[str]:
     return lines
 
 
+def _differences(run: Run) -> list[str]:
+    """Every two metrics against each other."""
+    from milo_restore.show.text import text_table
+
+    found = run.comparison
+    if found is None:
+        return []
+    left = f", {found.left_out} left out for want of a score" if found.left_out else ""
+    rows: list[tuple[str, ...]] = [("", "", "difference", "95% interval", "p", "p (Holm)")]
+    for pair in found.pairs:
+        for key in _COEFFICIENTS:
+            one, name = getattr(pair, key), f"{pair.first} - {pair.second}" if key == _COEFFICIENTS[0] else ""
+            mean = "undefined" if one.difference.mean is None else f"{one.difference.mean:+.4f}"
+            tests = ["-" if p is None else f"{p:.2g}" for p in (one.p, one.corrected)]
+            mark = " *" if one.holds else ""
+            rows.append((name, key.upper(), f"{mean}{mark}", one.difference.text("+.4f"), *tests))
+    return [
+        f"\nmetrics against each other, {found.n} pairs of {found.references} references{left}; SRCC and KRCC count as "
+        "agreement with the opinions",
+        text_table(rows),
+        "A difference holds (*) where its interval leaves out 0 and p, corrected by Holm for all pairs, is below 0.05: "
+        "over reference images.",
+    ]
+
+
 def _csv(run: Run) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -224,10 +252,23 @@ def _json(arguments: argparse.Namespace, run: Run) -> str:
         "interval": {"method": METHOD, "level": LEVEL, "fewest": FEWEST_REFERENCES},
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "numpy", "scipy")},
         "metrics": metrics,
+        "comparison": _comparison(run),
         "unavailable": run.unavailable,
         "pairs": [_pair(pair, index, run.results) for index, pair in enumerate(run.pairs)],
     }
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def _comparison(run: Run) -> dict[str, Any] | None:
+    from milo_restore.opinions.compare import METHOD
+
+    if run.comparison is None:
+        return None
+    content = {"method": METHOD, **dataclasses.asdict(run.comparison)}
+    for pair, written in zip(run.comparison.pairs, content["pairs"]):
+        for key in _COEFFICIENTS:
+            written[key]["holds"] = getattr(pair, key).holds
+    return content
 
 
 def _pair(pair: OpinionPair, index: int, results: Sequence[MetricResult]) -> dict[str, Any]:

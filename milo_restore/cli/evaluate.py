@@ -54,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="psnr, ssim, milo, milo:PATH, st-lpips, ..., or any metric of pyiqa by its exact name; see --list-metrics",
     )
     add_list_metrics(parser)
+    parser.add_argument(
+        "--set-ref",
+        type=Path,
+        metavar="DIR",
+        help="what fid and kid compare the folder with, of any number and names, such as FFHQ (default: --ref)",
+    )
     parser.add_argument("--output", "--out", required=True, type=Path, metavar="FILE", help="results.json to write")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write one line per image, too")
     parser.add_argument(
@@ -108,21 +114,23 @@ def main(arguments: argparse.Namespace) -> int:
     from milo_restore.files import cache_folder
     from milo_restore.measure.folders import find_images, left_out
     from milo_restore.measure.metrics import find_metric, load_metrics
+    from milo_restore.measure.of_sets import describe_sets, plan_sets, split_names
     from milo_restore.measure.results import make_results, results_table, to_csv, to_json
     from milo_restore.measure.run import measure
     from milo_restore.show.text import counted
 
     protocol = _protocol(arguments)
-    for name in arguments.metrics:
+    names, whole = split_names(arguments.metrics)
+    for name in names:
         if find_metric(name).reference and arguments.ref is None:
             raise ConfigError("compares with a reference", where=name, mend="Give --ref DIR, or leave it out")
     folders = {"pred": arguments.pred, "ref": arguments.ref, "input": arguments.input}
     images = find_images(
         **folders, modcrop=protocol.modcrop, recursive=arguments.recursive, only_present=arguments.only_present
     )
-    metrics, unavailable = load_metrics(
-        arguments.metrics, protocol, device, skip_unavailable=arguments.skip_unavailable
-    )
+    skip = arguments.skip_unavailable
+    sets = plan_sets(whole, images, device, ref=arguments.ref, against=arguments.set_ref, skip=skip and bool(names))
+    metrics, unavailable = load_metrics(names, protocol, device, skip_unavailable=skip)
     measured = measure(
         images,
         metrics,
@@ -130,9 +138,11 @@ def main(arguments: argparse.Namespace) -> int:
         device=device,
         batch_size=arguments.batch_size or (8 if device.type == "cuda" else 1),
     )
+    found = sets.measure()
     if os.environ.get("RANK", "0") != "0":
         return 0
-    results = make_results(folders, images, metrics, unavailable, protocol, measured, device)
+    unavailable |= sets.unavailable
+    results = make_results(folders, images, metrics, unavailable, protocol, measured, device, found)
     replace_file(arguments.output, to_json(results))
     if arguments.csv is not None:
         replace_file(arguments.csv, to_csv(results))
@@ -144,7 +154,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.protocol is not None:
         print(f"{protocol.name}: {protocol.source}")
     print(results_table(results))
-    for line in _notes(results, measured.computed):
+    for line in [*_notes(results, measured.computed), *describe_sets(results)]:
         print(line)
     return 0
 

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 
 
 class _ListMetrics(argparse.Action):
-    """Prints every metric's name and ends."""
+    """Prints every metric's name, and what those of the paper lack, and ends."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        from milo_restore.measure.metrics.states import states_table
         from milo_restore.measure.metrics.table import help_text
 
         print(help_text())
+        print("\nThe full-reference metrics of the paper (supplement, 2.1) on this machine:\n")
+        print(states_table())
         parser.exit()
 
 
@@ -52,7 +55,12 @@ def add_metric_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_list_metrics(parser: argparse.ArgumentParser) -> None:
     """``--list-metrics``: every name that ``--metrics`` takes. Torch comes only where it is asked for."""
-    parser.add_argument("--list-metrics", action=_ListMetrics, nargs=0, help="print every name for --metrics, and end")
+    parser.add_argument(
+        "--list-metrics",
+        action=_ListMetrics,
+        nargs=0,
+        help="print every name for --metrics, what those of the paper lack here, and end",
+    )
 
 
 def add_pairing(parser: argparse.ArgumentParser) -> None:

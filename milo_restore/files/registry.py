@@ -58,7 +58,7 @@ def third_party() -> Path:
 
 @functools.cache
 def upstream() -> dict[str, Any]:
-    """``upstream.toml``, parsed: tables ``repositories``, ``weights`` and ``datasets``."""
+    """``upstream.toml``, parsed: tables ``repositories``, ``weights``, ``pyiqa`` and ``datasets``."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:

@@ -22,6 +22,7 @@ from scipy import stats
 
 from milo_restore.errors import DataError
 from milo_restore.measure.intervals import Interval, paired_interval
+from milo_restore.measure.of_sets import shared_sets
 
 ALPHA = 0.05
 FEWEST_RANKS = 3  # methods that a critical difference is for
@@ -107,7 +108,8 @@ class Comparison:
 
 
 def compare_runs(runs: Mapping[str, Mapping[str, Any]]) -> list[Comparison]:
-    """Compare measured runs by every metric that all of them have.
+    """Compare measured runs by every metric that all of them have; FID and KID, which have no values per image, are
+    left to `milo_restore.measure.of_sets.shared_sets`, and where they are all that is shared, nothing is found.
 
     Args:
         runs: the content of results.json by the method's name, at least two, of the same images.
@@ -122,7 +124,7 @@ def compare_runs(runs: Mapping[str, Mapping[str, Any]]) -> list[Comparison]:
         if _images(results) != _images(first[1]):
             raise DataError(f"other images or references than {first[0]}'s", where=name, mend="Compare like with like")
     shared = [metric for metric in first[1]["metrics"] if all(_same(metric, first[1], other) for _, other in others)]
-    if not shared:
+    if not shared and not shared_sets(runs):
         mend = "Measure them with one metric, of the same weights and software"
         raise DataError("no metric was measured alike by all runs", where=", ".join(runs), mend=mend)
     return [

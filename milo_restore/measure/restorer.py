@@ -157,9 +157,8 @@ def comparison_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]], wor
         results: from `evaluate_restorers`, by set and method.
         words: what to call a method, where another name than its own.
     """
-    metrics = {
-        name: about for found in results.values() for one in found.values() for name, about in one["metrics"].items()
-    }
+    runs = [one for found in results.values() for one in found.values()]
+    metrics = {name: about for one in runs for name, about in {**one["metrics"], **one["sets"]}.items()}
     heads = [f"{name} {ARROWS[about['better']]}" for name, about in metrics.items()]
     lines: list[tuple[str, ...]] = [("images", "", *heads)]
     for name, methods in results.items():
@@ -171,6 +170,8 @@ def comparison_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]], wor
 
 
 def _cell(found: Mapping[str, Any], metric: str, count: int) -> str:
+    if metric in found["sets"]:
+        return f"{found['sets'][metric]['value']:{_DIGITS.get(metric, '.4g')}}"
     mean, known = found["means"].get(metric), found["counts"].get(metric)
     if mean is None:
         return "-"

@@ -35,6 +35,7 @@ def make_results(
     protocol: Protocol,
     measured: Measured,
     device: torch.device | str,
+    sets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Everything, ready for JSON: no NaN, no infinity.
 
@@ -49,6 +50,7 @@ def make_results(
         protocol: of the run.
         measured: from `milo_restore.measure.run.measure`.
         device: where the metrics computed.
+        sets: numbers of whole folders, FID and KID, from `milo_restore.measure.of_sets.measure_sets`.
     """
     columns = {metric.name: _column(measured.values, metric.name) for metric in metrics}
     place = {name: None if path is None else path.resolve().as_posix() for name, path in folders.items()}
@@ -65,6 +67,7 @@ def make_results(
         "means": {name: float(values.mean()) if len(values) else None for name, values in columns.items()},
         **_intervals(columns),
         "counts": {name: len(values) for name, values in columns.items()},
+        "sets": dict(sets or {}),
         "environment": _environment(device),
     }
 
@@ -88,7 +91,8 @@ def to_csv(results: Mapping[str, Any]) -> str:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """A results.json. Intervals of an earlier version, which were too narrow, are made anew from the values.
+    """A results.json. Intervals of an earlier version, which were too narrow, are made anew from the values; ``sets``,
+    which it does not have, are empty.
 
     Raises:
         DataError: it cannot be read, or is of another format.
@@ -103,6 +107,7 @@ def read_results(path: Path) -> dict[str, Any]:
     if not isinstance(content.get("interval"), dict):
         rows = [image["values"] for image in content["images"]]
         content |= _intervals({name: _column(rows, name) for name in content["metrics"]})
+    content.setdefault("sets", {})
     return content
 
 
@@ -115,6 +120,9 @@ def results_table(results: Mapping[str, Any]) -> str:
         mean, count = results["means"][name], results["counts"][name]
         cells = ("-", "-") if mean is None else (f"{mean:.5g}", interval_text(results, name, 5))
         rows.append((name, about["better"], *cells, str(count) if count == total else f"{count} of {total}"))
+    for name, about in results["sets"].items():
+        counts = f"{about['n']} against {about['references']}"
+        rows.append((name, about["better"], f"{about['value']:.5g}", "of the whole folder", counts))
     width = max(len(row[0]) for row in [*rows, *((name,) for name in results["unavailable"])])
     widths = [width, *(max(len(row[column]) for row in rows) for column in range(1, len(head)))]
     lines = ["  ".join(cell.ljust(size) for cell, size in zip(row, widths)).rstrip() for row in rows]

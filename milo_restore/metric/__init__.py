@@ -1,4 +1,4 @@
-"""MILO itself, on RGB images and on latents, and the E-metrics that it grew out of."""
+"""MILO itself, on RGB images and on latents, the E-metrics that it grew out of, and VGG and DeepWSD."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from milo_restore.metric.e_features import EFeatureMetric
 from milo_restore.metric.e_metric import EMetric
 from milo_restore.metric.e_pixel import E_PIXEL, EPixelMetric, load_e_pixel
 from milo_restore.metric.e_weights import E_FEATURES, load_e_features
+from milo_restore.metric.features import VGG, DeepWSD, load_features
 from milo_restore.metric.latent_space import LatentSpace
 from milo_restore.metric.milo import MILO, LatentMILO, MaskedMetric, MILOScores
 from milo_restore.metric.network import N_SCALES
@@ -19,7 +20,9 @@ __all__ = [
     "E_PIXEL",
     "MILO",
     "N_SCALES",
+    "VGG",
     "Agreement",
+    "DeepWSD",
     "EFeatureMetric",
     "EMetric",
     "EPixelMetric",
@@ -30,6 +33,7 @@ __all__ = [
     "WeightsInfo",
     "load_e_features",
     "load_e_pixel",
+    "load_features",
 ]
 
 _FORMER = {

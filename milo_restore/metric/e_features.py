@@ -21,63 +21,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from milo_restore.metric.e_metric import EMaskNetwork, EMetric
+from milo_restore.metric.e_metric import EMaskNetwork
+from milo_restore.metric.features import CHANNELS, FeatureMetric, L2Pool
 
-CHANNELS = (64, 128, 256, 512, 512)
-"""Of VGG16's features after relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3."""
-CONVOLUTIONS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
-"""Of VGG16's stages, by their numbers in torchvision's ``vgg16().features``. Each is 3x3 and has a ReLU behind it."""
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _C = 1e-6
 
 
-class L2Pool(nn.Module):
-    """DISTS' pooling: the root of the squares' mean under a 3x3 Hann window, stride 2; (N, C, H, W)."""
-
-    window: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        side = torch.tensor([0.5, 1.0, 0.5])
-        self.register_buffer("window", torch.outer(side, side)[None, None] / 4, persistent=False)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Halve the sides."""
-        channels = features.shape[1]
-        weights = self.window.expand(channels, 1, 3, 3)
-        return (F.conv2d(features.square(), weights, stride=2, padding=1, groups=channels) + 1e-12).sqrt()
-
-
-class EFeatureMetric(EMetric):
+class EFeatureMetric(FeatureMetric):
     """Base of E-VGG, E-LPIPS and E-DISTS; use `milo_restore.metric.load_e_features`. Attributes as in `EMetric`.
 
     Attributes:
         file: the name of its published mask file.
         channels: of the features that are masked, stage by stage.
         distorted_first: order of the mask networks' inputs.
-        normalised: images are brought to ImageNet's mean and deviation.
     """
 
     file: ClassVar[str]
     channels: ClassVar[tuple[int, ...]] = CHANNELS
     distorted_first: ClassVar[bool] = False
-    normalised: ClassVar[bool] = True
-    mean: Tensor
-    std: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        inputs = (3, *CHANNELS)
-        self.stages = nn.ModuleList()
-        for number, (numbers, channels) in enumerate(zip(CONVOLUTIONS, CHANNELS)):
-            layers: list[nn.Module] = [] if number == 0 else [self._pool()]
-            for place, _ in enumerate(numbers):
-                layers += [nn.Conv2d(channels if place else inputs[number], channels, 3, padding=1), nn.ReLU()]
-            self.stages.append(nn.Sequential(*layers))
         self.mask_networks = nn.ModuleList(EMaskNetwork(channels) for channels in self.channels)
-        for name, values in (("mean", _MEAN), ("std", _STD)):
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor, *, reference: Tensor) -> Tensor:
         """The value per image: 0 for identical images, lower is better.
@@ -98,21 +63,8 @@ class EFeatureMetric(EMetric):
             return self._value(self._masks(distorted, clean), distorted, clean)
 
     @abstractmethod
-    def _pool(self) -> nn.Module:
-        """A layer between two stages."""
-
-    @abstractmethod
     def _value(self, masks: Sequence[Tensor], distorted: Sequence[Tensor], clean: Sequence[Tensor]) -> Tensor:
         """(N,), from the masks and both images' features, stage by stage."""
-
-    def _features(self, image: Tensor) -> list[Tensor]:
-        """After each stage, as they are masked."""
-        features = (image - self.mean) / self.std if self.normalised else image
-        found = []
-        for stage in self.stages:
-            features = stage(features)
-            found.append(features)
-        return found
 
     def _masks(self, distorted: Sequence[Tensor], clean: Sequence[Tensor]) -> list[Tensor]:
         pairs = zip(distorted, clean) if self.distorted_first else zip(clean, distorted)

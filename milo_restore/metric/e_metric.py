@@ -1,7 +1,8 @@
 """Base of the E-metrics ("masking-enhanced" in their papers): a known metric behind a visibility mask.
 
 MILO grew out of these. `milo_restore.metric.e_pixel` has the four on pixels, which train MILO, and
-`milo_restore.metric.e_features` the three on VGG16's features.
+`milo_restore.metric.e_features` the three on VGG16's features. `milo_restore.metric.features` has two on these features
+without masks, which keep the same contract.
 """
 
 from __future__ import annotations

@@ -10,13 +10,14 @@ import importlib.util
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from milo_restore.errors import ConfigError, WeightsError
-from milo_restore.files import present_weights, weights_path
+from milo_restore.files import present_weights
 from milo_restore.files.hashes import sha256_of
 from milo_restore.files.state import fill, read_state
-from milo_restore.metric.e_features import CONVOLUTIONS, EDISTS, ELPIPS, EVGG, EFeatureMetric
+from milo_restore.metric.e_features import EDISTS, ELPIPS, EVGG, EFeatureMetric
+from milo_restore.metric.features import fill_stages
 from milo_restore.metric.weights import WeightsInfo
 
 _OTHER_PARTS = ("stage", "model_elpips.", "model_edists.", "scaler_network.")  # which a file may hold beside the masks
@@ -45,7 +46,7 @@ def load_e_features(name: str, weights: str | Path = "official") -> EFeatureMetr
     metric = _CLASSES[name]()
     path = present_weights(name) if weights == "official" else Path(weights)
     _fill_masks(metric, read_state(path).tensors, path)
-    _fill_stages(metric)
+    fill_stages(metric)
     if isinstance(metric, ELPIPS):
         _fill_heads(metric)
     if isinstance(metric, EDISTS):
@@ -67,15 +68,6 @@ def _fill_masks(metric: EFeatureMetric, state: dict[str, Tensor], path: Path) ->
         place = {"conv1": 0, "conv2": 2, "conv3": 4}.get(layer)
         ours[f"{int(number) - 1}.{place}.{end}"] = value
     fill(metric.mask_networks, ours, path, name=f"{metric.name}'s masks")
-
-
-def _fill_stages(metric: EFeatureMetric) -> None:
-    """VGG16's convolutions from torchvision's file."""
-    state = read_state(weights_path("vgg16")).tensors
-    for stage, numbers in zip(metric.stages, CONVOLUTIONS):
-        convolutions = [layer for layer in stage.children() if isinstance(layer, nn.Conv2d)]
-        for number, layer in zip(numbers, convolutions, strict=True):
-            layer.load_state_dict({part: state[f"features.{number}.{part}"] for part in ("weight", "bias")})
 
 
 def _fill_heads(metric: ELPIPS) -> None:

@@ -13,7 +13,6 @@ PSNR's PLCC on 50 photographs of BSDS500, where a few are far from all others, i
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,12 +95,13 @@ def correlate_scores(
     count = int(groups.max()) + 1 if len(groups) else 0
     fit = fit_logistic(x, y)
     predicted = fit.predict(x)
-    srcc = _coefficient(_spearman, x, y, groups, fewest)
-    plcc = _coefficient(_pearson, predicted, y, groups, fewest)
-    krcc = _coefficient(_kendall, x, y, groups, fewest)
+    srcc = _coefficient("srcc", x, y, groups, fewest)
+    plcc = _coefficient("plcc", predicted, y, groups, fewest)
+    krcc = _coefficient("krcc", x, y, groups, fewest)
     missing = [found.reason for found in (srcc, plcc, krcc) if found.reason is not None]
     note = _undefined(x, y) or (missing[0] if missing else None)
-    return Correlation(len(x), int((~good).sum()), count, srcc, plcc, krcc, _pearson(x, y), fit, note)
+    pearson = coefficient("plcc", x, y)
+    return Correlation(len(x), int((~good).sum()), count, srcc, plcc, krcc, pearson, fit, note)
 
 
 def _undefined(x: Floats, y: Floats) -> str | None:
@@ -115,36 +115,39 @@ def _undefined(x: Floats, y: Floats) -> str | None:
     return None
 
 
-def _coefficient(
-    function: Callable[[Floats, Floats], float | None], x: Floats, y: Floats, groups: NDArray[np.intp], fewest: int
-) -> Coefficient:
-    whole = function(x, y)
+def _coefficient(key: str, x: Floats, y: Floats, groups: NDArray[np.intp], fewest: int) -> Coefficient:
+    whole = coefficient(key, x, y)
     if whole is None:
         return Coefficient(None)
-    count = int(groups.max()) + 1
-    without: list[float | None] = [None] * count
-    if count >= fewest:
-        without = [function(x[keep], y[keep]) for keep in (groups != group for group in range(count))]
-    found = correlation_interval(whole, np.array(without, np.float64), fewest=fewest)
+    found = correlation_interval(whole, without_each(key, x, y, groups, fewest), fewest=fewest)
     return Coefficient(whole, found.low, found.high, found.reason)
 
 
-def _spearman(x: Floats, y: Floats) -> float | None:
-    from scipy.stats import spearmanr
+def without_each(key: str, x: Floats, y: Floats, groups: NDArray[np.intp], fewest: int) -> Floats:
+    """A coefficient without each reference in turn, (G,): NaN where it is undefined, or G is below ``fewest``.
 
-    return _defined(spearmanr, x, y)
+    Args:
+        key: as for `coefficient`.
+        x: (N,).
+        y: (N,).
+        groups: (N,) the reference of each pair, 0 to G - 1.
+        fewest: references that a jackknife needs.
+    """
+    count = int(groups.max()) + 1
+    without: list[float | None] = [None] * count
+    if count >= fewest:
+        without = [coefficient(key, x[keep], y[keep]) for keep in (groups != group for group in range(count))]
+    return np.array(without, np.float64)
 
 
-def _kendall(x: Floats, y: Floats) -> float | None:
-    from scipy.stats import kendalltau
+def coefficient(key: str, x: Floats, y: Floats) -> float | None:
+    """Spearman's (``srcc``), Pearson's (``plcc``, without a logistic) or Kendall's (``krcc``) coefficient, by scipy.
 
-    return _defined(kendalltau, x, y)
+    None where it is undefined.
+    """
+    from scipy.stats import kendalltau, pearsonr, spearmanr
 
-
-def _pearson(x: Floats, y: Floats) -> float | None:
-    from scipy.stats import pearsonr
-
-    return _defined(pearsonr, x, y)
+    return _defined({"srcc": spearmanr, "plcc": pearsonr, "krcc": kendalltau}[key], x, y)
 
 
 def _defined(function: object, x: Floats, y: Floats) -> float | None:

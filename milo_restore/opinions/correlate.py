@@ -21,6 +21,7 @@ from milo_restore.files.hashes import sha256_of
 from milo_restore.measure.cache import ScoreCache
 from milo_restore.measure.metrics import REFUSALS, Batch, Metric
 from milo_restore.opinions.coefficients import Correlation, correlate_scores
+from milo_restore.opinions.compare import MetricComparison, compare_metrics
 from milo_restore.opinions.datasets import OpinionPair
 
 
@@ -96,6 +97,21 @@ def correlate_metric(
         scores[index] = known
     bad = tuple(pair.distorted.name for pair, score in zip(pairs, scores) if not np.isfinite(score))
     return MetricResult(metric, scores, computed, *_correlations(pairs, scores), bad)
+
+
+def compare_results(pairs: Sequence[OpinionPair], results: Sequence[MetricResult]) -> MetricComparison | None:
+    """The metrics against each other, over all pairs; None of fewer than two, or where no pair has all scores.
+
+    Args:
+        pairs: of one data set.
+        results: of these pairs.
+    """
+    scores = {result.metric.name: result.scores for result in results}
+    if len(scores) < 2 or not np.isfinite(np.array(list(scores.values()))).all(0).any():
+        return None
+    agrees = {one.metric.name: one.metric.lower_better != pairs[0].higher_better for one in results}
+    opinions = [pair.score for pair in pairs]
+    return compare_metrics(scores, opinions, [pair.reference.name.lower() for pair in pairs], agrees=agrees)
 
 
 def _score(

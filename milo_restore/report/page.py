@@ -13,6 +13,7 @@ from milo_restore.errors import ConfigError, DataError
 from milo_restore.files.write import replace_file
 from milo_restore.measure.compare import Comparison, compare_runs
 from milo_restore.measure.intervals import METHOD
+from milo_restore.measure.of_sets import describe_sets
 from milo_restore.measure.results import interval_text
 from milo_restore.report.collect import Group, Run, extremes, group_runs, read_runs
 from milo_restore.report.comparison import as_text
@@ -132,6 +133,7 @@ def _notes(group: Group) -> list[str]:
         lines += [f"{name}: {about['note']}" for name, about in run.results["metrics"].items() if "note" in about]
         failed = {name: why for image in run.results["images"] for name, why in image["failures"].items()}
         lines += [f"{run.label}: no {metric} of some images ({why})" for metric, why in failed.items()]
+    lines += [f"{run.label}: {line}" for run in group.runs for line in describe_sets(run.results)]
     lines += _unmeasured(group, unavailable)
     if group.source is None and any(run.results["input"] for run in group.runs):
         lines.append("inputs are not shown: the runs name different folders of them")

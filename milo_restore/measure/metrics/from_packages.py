@@ -1,4 +1,4 @@
-"""Metrics of two other packages that work offline: ST-LPIPS and basicsr's NIQE."""
+"""Metrics of other packages that work offline: ST-LPIPS, FLIP, ColorVideoVDP and basicsr's NIQE."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from milo_restore.errors import DataError, WeightsError
 from milo_restore.files.hashes import sha256_of
@@ -19,6 +20,8 @@ from milo_restore.measure.metrics.metric import Batch, Known, Metric, MetricUnav
 from milo_restore.measure.metrics.protocol import Protocol
 
 _NIQE_BLOCK = 96
+_VIEWING = {"vc": [0.7, 3840.0, 0.7]}  # FLIP's default: m from the display, its pixels, its width in m
+_DISPLAY = "standard_4k"
 
 
 def load_st_lpips(name: str, protocol: Protocol, device: torch.device) -> Metric:
@@ -78,7 +81,79 @@ def load_basicsr_niqe(name: str, protocol: Protocol, device: torch.device) -> Me
     return Metric(name, True, False, source, "calculate_niqe", described, digest, measure)
 
 
+def load_flip(name: str, protocol: Protocol, device: torch.device) -> Metric:
+    """LDR-FLIP (Andersson et al. 2020) by NVIDIA's own package: the mean of its error map, in [0, 1], on the CPU.
+
+    Args:
+        name: ``flip``.
+        protocol: of no effect.
+        device: of no effect.
+
+    Raises:
+        MetricUnavailable: the package is missing.
+    """
+    flip, version = _package(name, "flip_evaluator", "flip-evaluator", "1 MB, no weights")
+
+    def measure(batch: Batch) -> list[float]:
+        return [_flip(flip, image, reference) for image, reference in zip(batch.images, batch.references)]
+
+    settings = "0.7 m from 0.7 m of 3840 pixels"
+    formal = f"LDR-FLIP, mean, {settings}"
+    return Metric(name, True, True, f"flip-evaluator {version}", formal, None, None, measure, settings=settings)
+
+
+def load_cvvdp(name: str, protocol: Protocol, device: torch.device) -> Metric:
+    """ColorVideoVDP (Mantiuk et al. 2024), the successor of HDR-VDP-2, which is a MATLAB program, by its authors.
+
+    Its value is a quality in JOD, 10 for identical images; HDR-VDP-2's is another number. A display must be assumed:
+    its default, ``standard_4k``, a 30 inch monitor of 3840x2160 pixels and 200 cd/m^2 seen from 0.75 m.
+
+    Args:
+        name: ``cvvdp``.
+        protocol: of no effect.
+        device: where it computes.
+
+    Raises:
+        MetricUnavailable: the package is missing.
+    """
+    pycvvdp, version = _package(name, "pycvvdp", "cvvdp", "7 MB, its parameters are inside")
+    with quiet():
+        metric = pycvvdp.cvvdp(display_name=_DISPLAY, heatmap=None, quiet=True, device=device)
+
+    def measure(batch: Batch) -> list[float]:
+        with torch.no_grad(), quiet():
+            pairs = zip(batch.images, batch.references)
+            return [float(metric.predict(image, reference, dim_order="HWC")[0]) for image, reference in pairs]
+
+    formal = f"ColorVideoVDP, JOD, display {_DISPLAY}"
+    note = "ColorVideoVDP stands in the place of HDR-VDP-2 and is another number"
+    return Metric(
+        name, False, True, f"cvvdp {version}", formal, None, None, measure, settings=f"display {_DISPLAY}", note=note
+    )
+
+
+def _package(name: str, module: str, package: str, about: str) -> tuple[Any, str]:
+    """A package's module and its version.
+
+    Raises:
+        MetricUnavailable: it cannot be imported.
+    """
+    try:
+        with quiet():
+            return importlib.import_module(module), importlib.metadata.version(package)
+    except ImportError as error:
+        what = f"needs {package}, which cannot be imported ({error})"
+        raise MetricUnavailable(what, where=name, mend=f"pip install {package} ({about})") from error
+
+
+def _flip(flip: Any, image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
+    pair = [array.astype(np.float32) / 255 for array in (reference, image)]  # it takes the reference first
+    return float(flip.evaluate(*pair, "LDR", applyMagma=False, parameters=dict(_VIEWING))[1])
+
+
 METRICS = {
+    "flip": Known(load_flip),
+    "cvvdp": Known(load_cvvdp),
     "st-lpips": Known(load_st_lpips),
     "st-lpips-vgg": Known(load_st_lpips),
     "niqe-basicsr": Known(load_basicsr_niqe, reference=False),

@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import pickle  # for the name of an error
 import random
 import socket
 import sys
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +26,11 @@ from torch import Tensor
 
 from milo_restore.errors import DataError
 from milo_restore.files.hashes import tensors_sha256
+from milo_restore.files.registry import upstream
 from milo_restore.measure.metrics.metric import Batch, Known, Metric, MetricUnavailable, base_name, random_state_kept
 from milo_restore.measure.metrics.protocol import Protocol
 
+_LOADING_FAILS = (OSError, RuntimeError, ImportError, EOFError, KeyError, pickle.UnpicklingError)
 _PATIENCE = 15.0  # seconds for a server to answer
 _SEED = 123
 # These give each image of a batch what it gets alone: tried, but for lpips and dists, whose formulas say so. pyiqa's
@@ -113,16 +117,38 @@ def create_pyiqa(name: str, device: torch.device | str, **options: Any) -> tuple
     try:
         with quiet(), short_patience(), pkg_resources():
             return pyiqa.create_metric(name, device=torch.device(device), **settings), version
-    except (OSError, RuntimeError, ImportError) as error:  # offline: URLError and HuggingFace's are OSErrors
+    except _LOADING_FAILS as error:  # offline: URLError and HuggingFace's are OSErrors
         reason = " ".join(str(error).split())[:160] or type(error).__name__
-        if isinstance(error, ImportError):
-            mend = f"Install {error.name or 'what is missing'}"
-        else:
-            mend = (
-                f"Where there is network, run 'milo-restore assets fetch --metrics {name}'; on a machine without, "
-                "copy its $TORCH_HOME/hub (by default ~/.cache/torch/hub) from there"
-            )
-        raise MetricUnavailable(f"pyiqa {version} cannot load it ({reason})", where=name, mend=mend) from error
+        what, missing = f"pyiqa {version} cannot load it ({reason})", isinstance(error, OSError)
+        mend = f"Install {error.name or 'what is missing'}" if isinstance(error, ImportError) else _help(name, missing)
+        raise MetricUnavailable(what, where=name, mend=mend, fetch=missing) from error
+
+
+def missing_files(name: str) -> list[tuple[str, Path]]:
+    """The files that a metric will download: addresses, and where they belong. Of metrics that the supplement names.
+
+    Args:
+        name: pyiqa's; of others than ``third_party/upstream.toml`` lists, nothing is known, and nothing is found.
+    """
+    known = upstream()["pyiqa"]
+    files, hub = known["metrics"].get(name, {}), Path(torch.hub.get_dir())
+    places = [
+        (f"{known[source]}{files[kind]}", hub / folder / files[kind])
+        for kind, source, folder in (("file", "url", "pyiqa"), ("backbone", "backbones", "checkpoints"))
+        if kind in files
+    ]
+    return [(address, path) for address, path in places if not path.is_file()]
+
+
+def _help(name: str, missing: bool) -> str:
+    """What helps where a metric's files cannot be had (``missing``), or are there and cannot be read."""
+    fetch = f"run 'milo-restore assets fetch --metrics {name}'"
+    if not missing:
+        folder = Path(torch.hub.get_dir()) / "pyiqa"
+        return f"Where a file of it in {folder} is damaged, remove that, and where there is network {fetch}"
+    files = " and ".join(f"{address} as {path}" for address, path in missing_files(name))
+    copied = "copy its $TORCH_HOME/hub (by default ~/.cache/torch/hub) from there"
+    return f"Where there is network, {fetch}; on a machine without, {f'put {files}' if files else copied}"
 
 
 def one_each(found: Any, count: int) -> list[float]:

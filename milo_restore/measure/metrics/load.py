@@ -10,6 +10,7 @@ import torch
 
 from milo_restore.errors import MiloRestoreError
 from milo_restore.measure.metrics.metric import Batch, Metric, MetricUnavailable, base_name, random_state_kept
+from milo_restore.measure.metrics.of_sets import load_set_metrics
 from milo_restore.measure.metrics.protocol import Protocol
 from milo_restore.measure.metrics.table import ABSENT, find_metric
 from milo_restore.processes import gather
@@ -30,10 +31,8 @@ def load_metric(name: str, protocol: Protocol | None = None, device: torch.devic
     """
     row, base = find_metric(name), base_name(name)
     if base in ABSENT:
-        mend = "Leave it out, or use --skip-unavailable"
-        if base == "ens":
-            mend = "Use ens-surrogate, which names its members and is not comparable with the paper's column"
-        raise MetricUnavailable(ABSENT[base], where=name, mend=mend)
+        why, instead = ABSENT[base]
+        raise MetricUnavailable(why, where=name, mend=instead or "Leave it out, or use --skip-unavailable")
     place = torch.device(device)
     with random_state_kept(place):  # some packages draw weights before they load them
         protocol = protocol or Protocol()
@@ -96,10 +95,13 @@ def load_metrics(
 
 def _several(unavailable: Mapping[str, MetricUnavailable], *, goes_on: bool) -> MetricUnavailable:
     reasons = "; ".join(f"{name}: {error.what}" for name, error in unavailable.items())
-    fetch = f"'milo-restore assets fetch --metrics {' '.join(unavailable)}'"
-    mend = f"Where there is network, run {fetch}, which says of each what it lacks"
-    mend += ". --skip-unavailable goes on without them" if goes_on else ""
-    return MetricUnavailable(f"{len(unavailable)} metrics are unavailable: {reasons}", where="--metrics", mend=mend)
+    help_ = [f"{name}: {error.mend}" for name, error in unavailable.items() if error.mend and not error.fetch]
+    if fetched := [name for name, error in unavailable.items() if error.fetch]:
+        help_.append(f"Where there is network, run 'milo-restore assets fetch --metrics {' '.join(fetched)}'")
+    if goes_on:
+        help_.append("--skip-unavailable goes on without them")
+    what = f"{len(unavailable)} metrics are unavailable: {reasons}"
+    return MetricUnavailable(what, where="--metrics", mend=". ".join(help_) or None)
 
 
 def fetch_metrics(names: Sequence[str]) -> Iterator[tuple[str, str | MiloRestoreError]]:
@@ -118,7 +120,7 @@ def fetch_metrics(names: Sequence[str]) -> Iterator[tuple[str, str | MiloRestore
         find_metric(name)
     for name in names:
         try:
-            metric = load_metric(name)
+            metric = load_set_metrics([name], "cpu")[0] if find_metric(name).whole else load_metric(name)
             yield name, f"{metric.source}, weights: {metric.weights or 'none'}"
         except MiloRestoreError as error:
             yield name, error

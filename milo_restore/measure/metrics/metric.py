@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,20 @@ REFUSALS = (MiloRestoreError, RuntimeError, ValueError, AssertionError, IndexErr
 
 
 class MetricUnavailable(MiloRestoreError):
-    """A metric is known, but its weights or its package cannot be had here."""
+    """A metric is known, but its weights or its package cannot be had here.
+
+    Args:
+        what: why.
+        where: the metric, with the file concerned.
+        mend: what helps.
+        fetch: ``milo-restore assets fetch --metrics NAME`` helps, where there is a network.
+    """
+
+    def __init__(
+        self, what: str, *, where: str | Path | None = None, mend: str | None = None, fetch: bool = False
+    ) -> None:
+        super().__init__(what, where=where, mend=mend)
+        self.fetch = fetch
 
 
 class Batch:
@@ -144,11 +158,13 @@ class Known:
             off is cut before, by `milo_restore.measure.metrics.load.load_metric`.
         reference: it compares with a reference; False for no-reference metrics.
         weights: it takes weights after a colon.
+        whole: it has one number of a whole folder and none of an image; ``load`` says so.
     """
 
     load: Callable[[str, Protocol, torch.device], Metric]
     reference: bool = True
     weights: bool = False
+    whole: bool = False
 
 
 @contextlib.contextmanager

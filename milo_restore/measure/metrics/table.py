@@ -1,8 +1,8 @@
 """The table of metrics: their names, how each is loaded, and which compare with a reference.
 
-A metric is one row and one loader, in the file of where it comes from: `pixel`, `from_milo`, `from_packages` or
-`from_pyiqa`. With these it works wherever a metric may be named: ``evaluate``, ``correlate``, the curves and the best
-weights of a training, the paper's tables and the report.
+A metric is one row and one loader, in the file of where it comes from: `pixel`, `from_milo`, `from_features`,
+`from_packages` or `from_pyiqa`. With these it works wherever a metric may be named: ``evaluate``, ``correlate``, the
+curves and the best weights of a training, the paper's tables and the report.
 
 Every other name is pyiqa's, exactly. Where both have a name, ``pyiqa:NAME`` is pyiqa's:
 
@@ -16,6 +16,9 @@ Every other name is pyiqa's, exactly. Where both have a name, ``pyiqa:NAME`` is 
 Ours may carry weights after a colon, so that one table can compare them: ``milo`` is ``milo:official``; ``milo:mini``,
 ``milo:auto`` and ``milo:PATH`` are others; ``e-mae`` to ``e-dists`` take a path.
 
+``fid`` and ``kid`` are numbers of a whole folder, see `of_sets`; ``evaluate`` alone measures them. Which full-reference
+metrics the paper names, and what each lacks here, is in `states`.
+
 Ens., the paper's ensemble, cannot be measured: its E-DeepWSD and the common scale of its members are unpublished.
 ``ens-surrogate`` is another number, the mean of four E-metrics' predicted MOS, and says so.
 """
@@ -23,23 +26,28 @@ Ens., the paper's ensemble, cannot be measured: its E-DeepWSD and the common sca
 from __future__ import annotations
 
 from milo_restore.errors import ConfigError, did_you_mean
-from milo_restore.measure.metrics import from_milo, from_packages, from_pyiqa, pixel
+from milo_restore.measure.metrics import from_features, from_milo, from_packages, from_pyiqa, of_sets, pixel
 from milo_restore.measure.metrics.metric import Known, base_name
 
-OURS: dict[str, Known] = {**pixel.METRICS, **from_milo.METRICS, **from_packages.METRICS}
+OURS: dict[str, Known] = {
+    **pixel.METRICS, **from_milo.METRICS, **from_features.METRICS, **from_packages.METRICS
+}  # fmt: skip
 PYIQA: dict[str, Known] = from_pyiqa.METRICS
 
-NOT_OFFERED = {
-    "flip": "pyiqa has no FLIP; NVIDIA's package flip-evaluator is not used here",
-    "hdr-vdp-2": "a MATLAB program",
-    "vgg": "pyiqa has no plain distance of VGG features",
-    "deepwsd": "pyiqa has no DeepWSD",
-    "e-deepwsd": "neither code nor weights are published",
-    "ens": "the paper's E-DeepWSD and the common scale of its members are unpublished",
+OF_SETS: dict[str, Known] = of_sets.METRICS
+
+NOT_OFFERED: dict[str, tuple[str, str | None]] = {
+    "hdr-vdp-2": ("a MATLAB program", "Use cvvdp, ColorVideoVDP, its authors' successor to it: another number"),
+    "e-deepwsd": ("neither code nor weights are published", None),
+    "ens": (
+        "the paper's E-DeepWSD and the common scale of its members are unpublished",
+        "Use ens-surrogate, which names its members and is not comparable with the paper's column",
+    ),
 }
-"""Full-reference metrics of the paper that cannot be measured here, and why."""
+"""Full-reference metrics of the paper that cannot be measured here, why, and what can in their place."""
 ABSENT = NOT_OFFERED | dict.fromkeys(
-    ("fid", "sfid", "fid_dinov2", "inception_score"), "a number of a whole folder, not of an image"
+    ("sfid", "fid_dinov2", "inception_score"),
+    ("a number of a whole folder, not of an image", "Of these, fid and kid are measured here"),
 )
 
 FULL_REFERENCE = (
@@ -65,13 +73,15 @@ def find_metric(name: str) -> Known:
         raise ConfigError("takes no such weights", where=repr(name), mend=mend)
     if row is not None:
         return row
+    if base in OF_SETS:
+        return OF_SETS[base]
     if base in ABSENT:
         return Known(from_pyiqa.load_pyiqa, base in NOT_OFFERED)
     if theirs and base in OURS:  # which pyiqa knows only from us, see milo_restore.pyiqa
         raise ConfigError("no such metric of pyiqa's own", where=repr(name), mend=f"Write {base}")
     mode = from_pyiqa.pyiqa_mode(base)
     if mode is None:
-        known = list(dict.fromkeys((*OURS, *PYIQA)))
+        known = list(dict.fromkeys((*OURS, *OF_SETS, *PYIQA)))
         mend = " ".join(filter(None, (did_you_mean(base, known), f"Known: {', '.join(known)}")))
         raise ConfigError("no such metric", where=repr(name), mend=mend)
     return Known(from_pyiqa.load_pyiqa, mode == "FR")
@@ -81,6 +91,7 @@ def help_text() -> str:
     """The names that ``--metrics`` takes, for help texts."""
     ours = ", ".join(f"{name}[:WEIGHTS]" if row.weights else name for name, row in OURS.items())
     return (
-        f"{ours}, or any metric of pyiqa by its exact name (lpips, dists, topiq_nr, clipiqa, musiq, niqe, ...); "
+        f"{ours}; of a whole folder {', '.join(OF_SETS)}; or any metric of pyiqa by its exact name (lpips, dists, "
+        "topiq_nr, clipiqa, musiq, niqe, ...); "
         "milo is milo:official, milo:mini and milo:PATH are others; pyiqa:psnr and pyiqa:ssim are pyiqa's own"
     )
