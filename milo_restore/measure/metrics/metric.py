@@ -66,6 +66,11 @@ class Batch:
         """The same of the references."""
         return torch.stack([to_tensor(array) for array in self.references]).to(self.device)
 
+    def tensors_8bit(self) -> tuple[Tensor, Tensor]:
+        """Images and references as (N, 3, H, W) uint8, RGB; of one image on the CPU the arrays' own memory."""
+        first, second = (_stacked(arrays).to(self.device) for arrays in (self.images, self.references))
+        return first, second
+
     def select(self, rows: Sequence[int]) -> Batch:
         """Some of the images; itself where that is all."""
         if list(rows) == list(range(len(self))):
@@ -133,6 +138,13 @@ class Known:
     load: Callable[[str, Protocol, torch.device], Metric]
     reference: bool = True
     weights: bool = False
+
+
+def _stacked(arrays: Sequence[NDArray[np.uint8]]) -> Tensor:
+    # torch neither shares arrays that are read-only nor those that run backwards.
+    shared = (a if a.flags.writeable and min(a.strides) > 0 else a.copy() for a in arrays)
+    tensors = [torch.from_numpy(array).permute(2, 0, 1) for array in shared]
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
 
 
 @contextlib.contextmanager
