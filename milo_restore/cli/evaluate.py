@@ -72,6 +72,7 @@ def main(arguments: argparse.Namespace) -> int:
     device = _start(arguments.device)
 
     from milo_restore.files import cache_folder
+    from milo_restore.measure.cache import KnownImages
     from milo_restore.measure.folders import find_images
     from milo_restore.measure.metrics import find_metric, load_metrics
     from milo_restore.measure.results import make_results, results_table, to_csv, to_json
@@ -83,16 +84,19 @@ def main(arguments: argparse.Namespace) -> int:
         if find_metric(name).reference and arguments.ref is None:
             raise ConfigError("compares with a reference", where=name, mend="Give --ref DIR, or leave it out")
     folders = {"pred": arguments.pred, "ref": arguments.ref, "input": arguments.input}
-    images = find_images(**folders)
+    cache = arguments.cache or cache_folder() / "scores"
+    known = KnownImages(cache)
+    images = find_images(**folders, size_of=known.size)
     metrics, unavailable = load_metrics(
         arguments.metrics, protocol, device, skip_unavailable=arguments.skip_unavailable
     )
     measured = measure(
         images,
         metrics,
-        arguments.cache or cache_folder() / "scores",
+        cache,
         device=device,
         batch_size=arguments.batch_size or (8 if device.type == "cuda" else 1),
+        known_images=known,
     )
     if os.environ.get("RANK", "0") != "0":
         return 0

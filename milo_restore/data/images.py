@@ -36,7 +36,8 @@ def list_images(folder: str | Path) -> list[Path]:
         found = "is a file, not a folder" if folder.exists() else "no such folder"
         raise DataError(found, where=folder, mend="Name an existing folder of images")
     try:
-        paths = sorted(path for path in folder.iterdir() if _is_image(path))
+        with os.scandir(folder) as entries:  # which knows what is a file without asking for each
+            paths = [folder / name for name in sorted(entry.name for entry in entries if _is_image(entry))]
     except OSError as error:
         raise DataError(f"cannot be listed ({error.strerror or error})", where=folder) from error
     if not paths:
@@ -74,8 +75,8 @@ def by_stem(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
     return found
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return Path(entry.name).suffix.lower() in SUFFIXES and not entry.name.startswith(".") and entry.is_file()
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:

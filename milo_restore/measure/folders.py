@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,12 @@ class ImageFiles:
     size: tuple[int, int]
 
 
-def find_images(pred: Path, ref: Path | None = None, input: Path | None = None) -> list[ImageFiles]:  # noqa: A002
+def find_images(
+    pred: Path,
+    ref: Path | None = None,
+    input: Path | None = None,  # noqa: A002
+    size_of: Callable[[Path], tuple[int, int]] | None = None,
+) -> list[ImageFiles]:
     """The images of a folder with their references and inputs, sorted by name.
 
     Only headers are read: that a file is damaged further on shows when it is decoded.
@@ -56,20 +61,21 @@ def find_images(pred: Path, ref: Path | None = None, input: Path | None = None) 
         pred: folder of restored images.
         ref: folder of references: every image has one of its own size, and every reference has its image.
         input: folder of degraded inputs, likewise, of any size.
+        size_of: width and height of a file, with the errors of `image_size`, which it is by default.
 
     Raises:
         DataError: a folder is missing or holds no images; two files of a folder have one name; a file has no
             counterpart; a file is no image; or two sizes differ. The files are named.
     """
-    preds = _files(pred)
+    preds, size_of = _files(pred), size_of or image_size
     others = {
         folder: _counterparts(pred, preds, folder, _files(folder)) for folder in (ref, input) if folder is not None
     }
     images, unequal = [], []
     for stem, path in preds.items():
         reference = others[ref][stem] if ref is not None else None
-        size = image_size(path)
-        if reference is not None and (expected := image_size(reference)) != size:
+        size = size_of(path)
+        if reference is not None and (expected := size_of(reference)) != size:
             unequal.append(f"{path} is {size[0]}x{size[1]}, {reference} {expected[0]}x{expected[1]}")
         source = others[input][stem] if input is not None else None
         images.append(ImageFiles((reference or path).name, path, reference, source, size))

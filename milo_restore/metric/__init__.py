@@ -10,7 +10,7 @@ from milo_restore.metric.e_metric import EMetric
 from milo_restore.metric.e_pixel import E_PIXEL, EPixelMetric, load_e_pixel
 from milo_restore.metric.e_weights import E_FEATURES, load_e_features
 from milo_restore.metric.milo import MILO, LatentMILO, MaskedMetric, MILOScores
-from milo_restore.metric.network import N_SCALES
+from milo_restore.metric.pyramid import N_SCALES
 from milo_restore.metric.weights import Agreement, WeightsInfo
 
 __all__ = [

@@ -30,11 +30,10 @@ def check_pair(image: Tensor, reference: Tensor, channels: int, *, eight_bit: bo
         if tensor.ndim != 4:
             mend = f"Add the batch dimension: {name}[None]" if tensor.ndim == 3 else None
             raise DataError(f"expected {expected}, got shape {tuple(tensor.shape)}", where=name, mend=mend)
-        if eight_bit and tensor.dtype != torch.uint8:
-            raise DataError(f"expected uint8, got {tensor.dtype}", where=name)
-        if not (eight_bit or tensor.is_floating_point()):
+        if tensor.dtype != torch.uint8 if eight_bit else not tensor.is_floating_point():
+            mend = None if eight_bit else "For uint8: x.float() / 255"
             raise DataError(
-                f"expected floating point, got {tensor.dtype}", where=name, mend="For uint8: x.float() / 255"
+                f"expected {'uint8' if eight_bit else 'floating point'}, got {tensor.dtype}", where=name, mend=mend
             )
         if tensor.shape[1] != channels:
             raise DataError(f"expected {channels} channels {expected}, got shape {tuple(tensor.shape)}", where=name)

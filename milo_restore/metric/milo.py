@@ -29,13 +29,10 @@ from milo_restore.metric.checks import (
     strange_to_the_tiny_world,
 )
 from milo_restore.metric.freeze import freeze_into_buffers
-from milo_restore.metric.network import N_SCALES, MaskNetwork, ScoreScaler, traced, visibility_mask, wants_gradient
+from milo_restore.metric.network import MaskNetwork, ScoreScaler, traced, visibility_mask, wants_gradient
+from milo_restore.metric.pyramid import N_SCALES
 from milo_restore.metric.tiles import Tile, mask_tiles, tile_means
 from milo_restore.metric.weights import WeightsInfo, load_weights
-
-def _itself(error: Tensor) -> Tensor:
-    return error
-
 
 M = TypeVar("M", bound="MaskedMetric")
 Reduction = Literal["none", "mean", "sum"]
@@ -368,3 +365,7 @@ class LatentMILO(MaskedMetric):
             warnings.warn(
                 f"'mini' of LatentMILO knows the tiny world's latents only, and {strange}. {mend}", stacklevel=4
             )
+
+
+def _itself(error: Tensor) -> Tensor:
+    return error

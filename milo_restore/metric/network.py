@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from milo_restore.metric.pyramid import N_SCALES, double, pyramid
+from milo_restore.metric.pyramid import double, pyramid
 from milo_restore.metric.tiles import mask_tiles
 
 
@@ -83,7 +83,8 @@ def visibility_mask(network: MaskNetwork, image: Tensor, reference: Tensor) -> T
         for tile in mask_tiles(network, image, reference):
             mask[tile.place] = tile.mask
         return mask
-    for image, reference in reversed(list(zip(pyramid(image), pyramid(reference)))):
+    levels = list(zip(pyramid(image), pyramid(reference)))
+    for image, reference in reversed(levels):
         above = torch.zeros_like(image[:, :1]) if mask is None else double(mask, image)
         mask = _whole(network, image, reference, above)
     assert mask is not None  # noqa: S101  (N_SCALES > 0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,8 @@ WINDOW = 11
 """Pixels along each side of SSIM's window, and so the least that an image may have."""
 STRIP_PIXELS = 2**16
 """Pixels that are taken at once, about: 1.5 MB for an array of RGB in float64, which caches hold."""
+WASTE = 8
+"""A strip has so many rows for one that the next one filters again."""
 
 Pixels = NDArray[np.uint8]
 
@@ -156,7 +157,7 @@ def _strips(
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     """Rows of both, (rows, W, C), of Y or of all channels; each strip's last ``overlap`` are the next one's first."""
     height, width = image.shape[:2]
-    rows = max(1, 8 * overlap, STRIP_PIXELS // width)  # 8: else too much would be filtered twice
+    rows = max(1, WASTE * overlap, STRIP_PIXELS // width)
     for top in range(0, height - overlap, rows):
         first, second = (array[top : top + rows + overlap] for array in (image, reference))
         yield (_luma(first), _luma(second)) if luma else (first, second)
