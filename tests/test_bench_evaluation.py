@@ -35,6 +35,9 @@ def test_both_commands_measure_the_same_images(tmp_path, capsys, monkeypatch):
     report, printed = json.loads((tmp_path / "bench.json").read_text()), capsys.readouterr().out
     assert [row["name"] for row in report["commands"]] == [evaluation.PYIQA, *evaluation.OURS]
     assert "2 of photographs of scikit-image" in printed
+    assert [row["megapixels"] for row in report["sizes"]] == list(evaluation._QUICK_MEGAPIXELS)
+    assert all(row[name] > 0 for row in report["sizes"] for name in ("psnr", "ssim", "milo"))
+    assert "milo, ns/pixel" in printed
     theirs, ours, with_milo = calls
     assert theirs[1:3] == ["psnr", "ssimc"]
     assert theirs[theirs.index("-t") + 1] == ours[ours.index("--pred") + 1]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from skimage.metrics import structural_similarity
 from milo_restore.data import held_out_photographs
 from milo_restore.errors import DataError
 from milo_restore.measure import psnr, ssim
+from milo_restore.measure.metrics import Batch, Protocol, load_metric, pixel
 from milo_restore.show.grid import comparison_grid, heat_map, with_colour_bar
 
 RGB = np.zeros((16, 16, 3), np.uint8)
@@ -76,6 +80,72 @@ def test_ssim_refuses_less_than_its_window():
     small = np.zeros((10, 40, 3), np.uint8)
     with pytest.raises(DataError, match="at least 11 pixels, got 10x40"):
         ssim(small, small)
+
+
+@pytest.mark.parametrize("colour", ["rgb", "y"])
+@pytest.mark.parametrize("border", [0, 3])
+def test_psnr_and_ssim_are_basicsrs_in_strips_of_any_height(monkeypatch, colour, border):
+    from basicsr.metrics import calculate_psnr, calculate_ssim
+
+    clean = pictures()[1][1]
+    noisy = noisy_version(clean, 25)
+    options = {"crop_border": border, "test_y_channel": colour == "y"}
+    expected = [
+        function(noisy[..., ::-1], clean[..., ::-1], **options) for function in (calculate_psnr, calculate_ssim)
+    ]
+    metrics = [load_metric(name, Protocol(colour, border)) for name in ("psnr", "ssim", "mae")]
+    found = []
+    for pixels in (1, 51 * 7, 2**16):
+        monkeypatch.setattr(pixel, "STRIP_PIXELS", pixels)
+        monkeypatch.setattr(pixel, "WASTE", 1)
+        found.append([metric.measure(Batch([noisy], [clean]))[0] for metric in metrics])
+    assert found[0] == found[1] == found[2]
+    assert found[0][0] == (expected[0] if colour == "rgb" else pytest.approx(expected[0], abs=1e-9))
+    assert found[0][1] == pytest.approx(expected[1], abs=1e-12)
+
+
+def test_a_missing_row_of_the_overlap_would_be_seen(monkeypatch):
+    clean = pictures()[1][1]
+    noisy = noisy_version(clean, 25)
+    whole, strips = ssim(noisy, clean), pixel._strips
+    monkeypatch.setattr(pixel, "STRIP_PIXELS", 1)
+    monkeypatch.setattr(pixel, "WASTE", 1)
+    assert ssim(noisy, clean) == whole
+    monkeypatch.setattr(pixel, "_strips", lambda *pair, luma, overlap: strips(*pair, luma=luma, overlap=overlap + 1))
+    assert abs(ssim(noisy, clean) - whole) > 1e-5
+
+
+MEMORY = """
+import resource
+import numpy as np
+import torch
+from milo_restore.measure.metrics import Batch, load_metric
+
+class Cheap(torch.nn.Module):  # the network's own activations are those of a tile; computing them takes long
+    def forward(self, stacked):
+        return stacked[:, :1] * 1
+
+torch.set_num_threads(1)
+metrics = [load_metric(name) for name in ("psnr", "ssim", "mae", "milo:mini")]
+metrics[-1].module.mask_network = Cheap()
+
+def peak(megapixels):
+    pair = [np.full((round((megapixels * 1e6) ** 0.5),) * 2 + (3,), value, np.uint8) for value in (100, 110)]
+    assert all(np.isfinite(metric.measure(Batch(pair[:1], pair[1:]))[0]) for metric in metrics)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+peak(2)
+print(-peak(2) + peak(16))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
+def test_memory_grows_with_the_images_files_only():
+    """From 2 to 16 megapixels: 80 MiB of 8-bit pixels, 18 of coarser masks; each array of floats would be 160 more."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    words = [sys.executable, "-c", MEMORY]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert 60 < float(done.stdout) < 180
 
 
 def test_heat_map_is_linear_monotone_and_clipped():

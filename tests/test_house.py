@@ -51,7 +51,7 @@ ROOMS = {
     "deepinv": GROUND | {"metric", "loss"},
     "lpips": GROUND | {"metric", "loss"},
     "hub": LOW | {"metric", "models", "measure"},
-    "bench": LOW | {"metric", "data", "models", "loss", "train", "teach", "doors", "basicsr"},
+    "bench": LOW | {"metric", "data", "models", "loss", "train", "teach", "doors", "basicsr", "measure"},
 }
 TOP = {"cli"}  # may import everything but the recipes
 METRIC_MAY_USE = {"torch", "safetensors"}  # beside the standard library

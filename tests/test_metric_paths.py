@@ -1,4 +1,4 @@
-"""One metric by several roads: in strips without gradients, compiled, exported, in ONNX; all give the same numbers."""
+"""One metric by several roads: in tiles without gradients, compiled, exported, in ONNX; all give the same numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch.export import Dim, export
 
 from milo_restore import MILO, LatentMILO
-from milo_restore.metric import network
+from milo_restore.errors import DataError
+from milo_restore.metric import milo, network, pyramid, tiles
 
 SIZES = [(2, 37, 50), (1, 64, 64), (3, 53, 71)]
 """Odd sides too: halving them drops a row or a column."""
@@ -48,36 +49,80 @@ def test_without_gradients_it_equals_upstream(shared, cls, file, case):
     assert difference.mean() < 1e-6
 
 
+@pytest.mark.parametrize("kept", [0, 2**20])
 @pytest.mark.parametrize("pixels", [1, 20 * 24, 3 * 128 * 16, 2**17])
 @pytest.mark.parametrize("shape", [(1, 150, 24), (5, 20, 24), (2, 133, 128)])
-def test_strips_are_seamless(mini, monkeypatch, shape, pixels):
+def test_tiles_are_seamless(mini, monkeypatch, shape, pixels, kept):
     image, reference = pair(*shape)
     expected = exact_mask(mini, image, reference)
-    monkeypatch.setattr(network, "STRIP_PIXELS", pixels)
-    monkeypatch.setattr(network, "LEAST_ROWS", 7)
+    monkeypatch.setattr(tiles, "TILE_PIXELS", max(pixels, shape[2] // 2 * 7))
+    monkeypatch.setattr(tiles, "TILE_WIDTH", 40)
+    monkeypatch.setattr(tiles, "KEPT_PIXELS", kept)
     got = mini.predict_mask(image, reference)
     torch.testing.assert_close(got, expected, atol=2e-5, rtol=0)
     assert (got - expected).abs().mean() < 1e-6
-    score, exact = ((mask * (image - reference).abs()).mean() for mask in (got, expected))
-    assert abs(score - exact) < 1e-6
+    exact = (expected * (image - reference).abs()).mean((1, 2, 3))
+    assert (mini(image, reference) - exact).abs().max() < 1e-6
 
 
 def test_a_seam_would_be_seen(mini, monkeypatch):
     image, reference = pair(1, 150, 24)
     expected = exact_mask(mini, image, reference)
-    monkeypatch.setattr(network, "STRIP_PIXELS", 1)
-    monkeypatch.setattr(network, "HALO", 1)
+    monkeypatch.setattr(tiles, "TILE_PIXELS", 7 * 24)
+    monkeypatch.setattr(tiles, "HALO", 1)
     assert (mini.predict_mask(image, reference) - expected).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("sides", [(2, 3), (19, 16), (150, 75)])
+@pytest.mark.parametrize("odd", [0, 1])
+def test_part_of_a_mask_is_doubled_as_the_whole(sides, odd):
+    """At each place, the last one that an odd side repeats included."""
+    mask = torch.rand(2, 1, *sides)
+    height, width = (2 * side + odd for side in sides)
+    whole = pyramid.double(mask, torch.empty(2, 1, height, width))
+    for top, left in ((0, 0), (1, 2), (height // 2, width // 2), (height - 1, width - 1)):
+        part = tiles._doubled(mask, slice(top, height), slice(left, width))
+        torch.testing.assert_close(part, whole[:, :, top:, left:], atol=3e-7, rtol=0)
+
+
+def test_scores_do_not_depend_on_the_tiles(mini, monkeypatch):
+    image, reference = pair(2, 133, 90)
+    exact = mini(image.clone().requires_grad_(), reference).detach()
+    quality = mini.map(image.clone().requires_grad_(), reference).detach().mean((1, 2, 3))
+    monkeypatch.setattr(tiles, "TILE_PIXELS", 2000)
+    monkeypatch.setattr(tiles, "TILE_WIDTH", 33)
+    monkeypatch.setattr(tiles, "KEPT_PIXELS", 0)
+    for raw in (mini(image, reference), mini.scores(image, reference).raw_error):
+        torch.testing.assert_close(raw, exact, atol=1e-6, rtol=0)
+    for found in (mini.quality(image, reference), mini.map(image, reference).mean((1, 2, 3))):
+        torch.testing.assert_close(found, quality, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kept", [0, 2**20])
+def test_of_8_bit_images(mini, monkeypatch, channels, kept):
+    monkeypatch.setattr(tiles, "TILE_PIXELS", 2000)
+    monkeypatch.setattr(tiles, "KEPT_PIXELS", kept)
+    image, reference = torch.randint(0, 256, (2, 2, 101, 51, channels), dtype=torch.uint8).movedim(-1, 2)
+    expected = mini(image / 255, reference / 255)
+    torch.testing.assert_close(mini.raw_error_8bit(image, reference), expected, atol=1e-6, rtol=0)
+    assert mini.raw_error_8bit(image, image).tolist() == [0, 0]
+    with pytest.raises(DataError, match="image: expected uint8, got torch.float32"):
+        mini.raw_error_8bit(image / 255, reference)
+    with pytest.raises(DataError, match="at least 16, got 15x51"):
+        mini.raw_error_8bit(image[:, :, :15], reference[:, :, :15])
+
+
 def test_who_wants_a_gradient_gets_the_exact_path(mini, monkeypatch):
-    monkeypatch.setattr(network, "_in_strips", None)
+    for module in (milo, network):
+        monkeypatch.setattr(module, "mask_tiles", None)
     image, reference = pair(1, 20, 24)
     mini(image.clone().requires_grad_(), reference).sum().backward()
     mini(image, reference.clone().requires_grad_()).sum().backward()
     MILO.untrained()(image, reference).sum().backward()
-    with pytest.raises(TypeError), torch.no_grad():
-        mini(image.requires_grad_(), reference)
+    for method in (mini, mini.mask):
+        with pytest.raises(TypeError), torch.no_grad():
+            method(image.requires_grad_(), reference)
 
 
 def test_compiled_in_one_graph(mini):

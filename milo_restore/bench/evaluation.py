@@ -1,4 +1,4 @@
-"""Measuring a folder of images: ``milo-restore evaluate`` against pyiqa's own command line, from process to process."""
+"""Measuring images: ``milo-restore evaluate`` against pyiqa's own command line; the cost of a pixel by image size."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,9 +20,10 @@ import torch
 from numpy.typing import NDArray
 
 from milo_restore.bench.losses import BenchSettings
-from milo_restore.bench.timing import interleaved, machine, machine_line, ratio
+from milo_restore.bench.timing import interleaved, machine, machine_line, ratio, threads
 from milo_restore.data import evaluation_input, held_out_photographs, load_collection, to_uint8, write_png
 from milo_restore.errors import ConfigError, MiloRestoreError
+from milo_restore.measure.metrics import Batch, load_metric
 
 SIGMA = 25.0
 DATA = "CBSD68"
@@ -29,7 +31,11 @@ THEIRS = {"psnr": "psnr", "ssim": "ssimc"}
 """The metrics that both have, and their names in pyiqa: PSNR and SSIM of RGB."""
 OURS = {"PSNR + SSIM": ("psnr", "ssim"), "PSNR + SSIM + MILO": ("psnr", "ssim", "milo")}
 PYIQA = "pyiqa: PSNR + SSIM"
+MEGAPIXELS = (0.1, 1.0, 10.0, 100.0)
+LARGE = 5.0
+"""Megapixels from which on an image is measured once only."""
 _QUICK = (2, 48)  # images and their sides
+_QUICK_MEGAPIXELS = (0.01, 0.02)
 
 
 def run_evaluation_bench(settings: BenchSettings, program: Sequence[str]) -> dict[str, Any]:
@@ -44,7 +50,7 @@ def run_evaluation_bench(settings: BenchSettings, program: Sequence[str]) -> dic
 
     Returns:
         ``machine``, ``images``, ``rounds`` and ``commands``, one row each: ``name``, ``seconds``, ``faster``, how many
-        times as fast as pyiqa's command. JSON can hold it.
+        times as fast as pyiqa's command; ``sizes``, see `cost_of_sizes`. JSON can hold it.
 
     Raises:
         ConfigError: pyiqa is not installed.
@@ -80,7 +86,42 @@ def run_evaluation_bench(settings: BenchSettings, program: Sequence[str]) -> dic
         "images": f"{len(images)} of {'photographs of scikit-image' if settings.quick else DATA}",
         "rounds": settings.repeats,
         "commands": rows,
+        "sizes": cost_of_sizes(images[0][1], settings),
     }
+
+
+def cost_of_sizes(photograph: NDArray[np.uint8], settings: BenchSettings) -> list[dict[str, float]]:
+    """Time PSNR, SSIM and MILO on images in memory: the photograph, repeated to each size of 4:3, with noise.
+
+    Args:
+        photograph: (H, W, 3) uint8.
+        settings: as of `run_evaluation_bench`.
+
+    Returns:
+        One row for each of `MEGAPIXELS`: ``megapixels``, and per metric nanoseconds per pixel, the median of the
+        rounds; from `LARGE` on there is one round. Decoding is not counted.
+
+    Raises:
+        MiloRestoreError: MILO's weights cannot be had.
+    """
+    rows = []
+    with threads(settings.threads):
+        metrics = {
+            name: load_metric(name, device=settings.device) for name in ("psnr", "ssim", f"milo:{settings.weights}")
+        }
+        for megapixels in _QUICK_MEGAPIXELS if settings.quick else MEGAPIXELS:
+            height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
+            pair = _large_pair(photograph, height, round(height * 4 / 3))
+            row = {"megapixels": megapixels}
+            for name, metric in metrics.items():
+                times = []
+                for _ in range(1 if megapixels >= LARGE else settings.repeats):
+                    start = time.perf_counter()
+                    metric.measure(Batch(*pair, settings.device))  # which gives numbers, so a GPU is done, too
+                    times.append(time.perf_counter() - start)
+                row[name.partition(":")[0]] = 1e9 * median(times) / pair[0][0][..., 0].size
+            rows.append(row)
+    return rows
 
 
 def format_evaluation_report(report: dict[str, Any]) -> str:
@@ -91,7 +132,25 @@ def format_evaluation_report(report: dict[str, Any]) -> str:
         f"{'command':24}{'seconds':>10}{'against pyiqa':>16}",
     ]
     lines += [f"{row['name']:24}{row['seconds']:10.1f}{row['faster']:14.2f} x" for row in report["commands"]]
+    names = list(report["sizes"][0])[1:]
+    lines += ["", f"{'one image, in memory':24}" + "".join(f"{f'{name}, ns/pixel':>16}" for name in names)]
+    lines += [
+        f"{row['megapixels']:9g} megapixels    " + "".join(f"{row[name]:16.0f}" for name in names)
+        for row in report["sizes"]
+    ]
     return "\n".join(lines)
+
+
+def _large_pair(photograph: NDArray[np.uint8], height: int, width: int) -> tuple[list[NDArray[np.uint8]], ...]:
+    """The noisy image and the photograph, repeated; some rows at once, so that no float array is as large as they."""
+    repeats = [-(-wanted // side) for wanted, side in zip((height, width), photograph.shape)]
+    clean = np.tile(photograph, (*repeats, 1))[:height, :width]
+    noisy = np.empty_like(clean)
+    generator = np.random.default_rng(0)
+    for row in range(height):
+        noise = generator.normal(0, SIGMA, clean[row].shape)
+        noisy[row] = np.clip(np.round(clean[row] + noise), 0, 255)
+    return [noisy], [clean]
 
 
 def _photographs() -> list[tuple[str, NDArray[np.uint8]]]:

@@ -99,7 +99,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _measure(arguments: argparse.Namespace) -> Run:
     from milo_restore.files import cache_folder
-    from milo_restore.measure.cache import ScoreCache
+    from milo_restore.measure.cache import KnownImages, ScoreCache
     from milo_restore.measure.metrics import FULL_REFERENCE, Protocol, find_metric, load_metrics
     from milo_restore.opinions.correlate import compare_results, correlate_metric, hash_pairs
     from milo_restore.opinions.datasets import opinion_pairs, present_pairs
@@ -125,7 +125,7 @@ def _measure(arguments: argparse.Namespace) -> Run:
         if cache.damaged:
             lines = f"line{'s' if len(cache.damaged) > 1 else ''} {', '.join(map(str, cache.damaged[:_NAMED]))}"
             print(f"{cache.path}: {lines} cannot be read (an interrupted write?); computed again")
-    keys = hash_pairs(pairs)
+    keys = hash_pairs(pairs, known_images=KnownImages(folder))
     results = [correlate_metric(pairs, keys, metric, cache, device=device) for metric, cache in zip(metrics, caches)]
     reasons = {name: error.what for name, error in unavailable.items()}
     return Run(pairs, of, results, reasons, compare_results(pairs, results))

@@ -112,6 +112,7 @@ def main(arguments: argparse.Namespace) -> int:
     device = _start(arguments.device)
 
     from milo_restore.files import cache_folder
+    from milo_restore.measure.cache import KnownImages
     from milo_restore.measure.folders import find_images, left_out
     from milo_restore.measure.metrics import find_metric, load_metrics
     from milo_restore.measure.of_sets import describe_sets, plan_sets, split_names
@@ -125,8 +126,14 @@ def main(arguments: argparse.Namespace) -> int:
         if find_metric(name).reference and arguments.ref is None:
             raise ConfigError("compares with a reference", where=name, mend="Give --ref DIR, or leave it out")
     folders = {"pred": arguments.pred, "ref": arguments.ref, "input": arguments.input}
+    cache = arguments.cache or cache_folder() / "scores"
+    known = KnownImages(cache)
     images = find_images(
-        **folders, modcrop=protocol.modcrop, recursive=arguments.recursive, only_present=arguments.only_present
+        **folders,
+        modcrop=protocol.modcrop,
+        recursive=arguments.recursive,
+        only_present=arguments.only_present,
+        size_of=known.size,
     )
     skip = arguments.skip_unavailable
     sets = plan_sets(whole, images, device, ref=arguments.ref, against=arguments.set_ref, skip=skip and bool(names))
@@ -134,9 +141,10 @@ def main(arguments: argparse.Namespace) -> int:
     measured = measure(
         images,
         metrics,
-        arguments.cache or cache_folder() / "scores",
+        cache,
         device=device,
         batch_size=arguments.batch_size or (8 if device.type == "cuda" else 1),
+        known_images=known,
     )
     found = sets.measure()
     if os.environ.get("RANK", "0") != "0":

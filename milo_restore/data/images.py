@@ -22,6 +22,7 @@ from milo_restore.files.write import replacing
 _TO_RGB = "Convert it to 8-bit RGB first"
 _PLAIN = {"RGB", "L", "1", "P"}
 _WITH_ALPHA = {"RGBA", "LA", "PA", "La", "RGBa"}
+_PIXELS_AT_ONCE = 2**20
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -35,7 +36,8 @@ def list_images(folder: str | Path) -> list[Path]:
         found = "is a file, not a folder" if folder.exists() else "no such folder"
         raise DataError(found, where=folder, mend="Name an existing folder of images")
     try:
-        paths = sorted(path for path in folder.iterdir() if _is_image(path))
+        with os.scandir(folder) as entries:  # which knows what is a file without asking for each
+            paths = [folder / name for name in sorted(entry.name for entry in entries if _is_image(entry))]
     except OSError as error:
         raise DataError(f"cannot be listed ({error.strerror or error})", where=folder) from error
     if not paths:
@@ -80,8 +82,8 @@ def by_stem(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
     return found
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return Path(entry.name).suffix.lower() in SUFFIXES and not entry.name.startswith(".") and entry.is_file()
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
@@ -130,7 +132,18 @@ def _decode(image: Image.Image, path: Path) -> NDArray[np.uint8]:
         image = _orient(image, rgba)
     else:
         image = _orient(image, image)
-    return np.array(image.convert("RGB"), dtype=np.uint8)  # np.array: writable, and free of Pillow's buffer
+    return _array(image)
+
+
+def _array(image: Image.Image) -> NDArray[np.uint8]:
+    """A decoded image as RGB, some rows at once: as a whole Pillow would copy it four times on the way."""
+    width, height = image.size
+    array = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _PIXELS_AT_ONCE // width)
+    for top in range(0, height, rows):
+        part = image.crop((0, top, width, min(top + rows, height))) if rows < height else image
+        array[top : top + rows] = part if part.mode == "RGB" else part.convert("RGB")
+    return array
 
 
 def _orient(original: Image.Image, image: Image.Image) -> Image.Image:

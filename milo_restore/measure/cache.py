@@ -11,8 +11,39 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from milo_restore.errors import DataError
-from milo_restore.files.hashes import text_sha256
+from milo_restore.files.hashes import sha256_of, text_sha256
+from milo_restore.files.known import KnownFiles
+from milo_restore.measure.folders import image_size
 from milo_restore.measure.metrics import Metric
+
+
+class KnownImages:
+    """Hashes and sizes of image files: a file is read for them once, as long as it does not change.
+
+    Args:
+        folder: the one of the scores.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._files = KnownFiles(folder / "files.json")
+        self.save = self._files.save
+
+    def sha256(self, path: Path) -> str:
+        """The sha256 of the file's content.
+
+        Raises:
+            DataError: the file cannot be read, or is no image.
+        """
+        return str(self._files.fact(path, _read)[0])
+
+    def size(self, path: Path) -> tuple[int, int]:
+        """`milo_restore.measure.folders.image_size`, and its errors."""
+        _, width, height = self._files.fact(path, _read)
+        return width, height
+
+
+def _read(path: Path) -> list[str | int]:
+    return [sha256_of(path), *image_size(path)]
 
 
 @dataclass

@@ -6,7 +6,7 @@ is paired with ``sub/a.jpg``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,7 @@ def find_images(
     modcrop: int = 1,
     recursive: bool = False,
     only_present: bool = False,
+    size_of: Callable[[Path], tuple[int, int]] | None = None,
 ) -> list[ImageFiles]:
     """The images of a folder with their references and inputs, sorted by name.
 
@@ -63,12 +64,13 @@ def find_images(
             `milo_restore.measure.metrics.Protocol` cuts.
         recursive: take the subfolders' images, too.
         only_present: leave out references and inputs without a restored image.
+        size_of: width and height of a file, with the errors of `image_size`, which it is by default.
 
     Raises:
         DataError: a folder is missing or holds no images; two files of a folder have one name; a file has no
             counterpart; a file is no image; or two sizes differ. The files are named.
     """
-    preds = _files(pred, recursive=recursive)
+    preds, size_of = _files(pred, recursive=recursive), size_of or image_size
     others = {
         folder: counterparts(pred, preds, folder, _files(folder, recursive=recursive), only_present=only_present)
         for folder in (ref, input)
@@ -77,9 +79,9 @@ def find_images(
     images, sizes = [], []
     for stem, path in preds.items():
         reference = others[ref][stem] if ref is not None else None
-        size = image_size(path)
+        size = size_of(path)
         if reference is not None:
-            sizes.append((path, size, reference, image_size(reference)))
+            sizes.append((path, size, reference, size_of(reference)))
         source = others[input][stem] if input is not None else None
         name = path.relative_to(pred) if reference is None or ref is None else reference.relative_to(ref)
         images.append(ImageFiles(name.as_posix(), path, reference, source, size))

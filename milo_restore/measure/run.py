@@ -17,7 +17,7 @@ from tqdm import tqdm
 from milo_restore.data.images import read_image
 from milo_restore.errors import ConfigError, MiloRestoreError
 from milo_restore.files.hashes import sha256_of
-from milo_restore.measure.cache import ScoreCache
+from milo_restore.measure.cache import KnownImages, ScoreCache
 from milo_restore.measure.folders import ImageFiles
 from milo_restore.measure.metrics import Batch, Metric
 from milo_restore.measure.scores import Values, measure_batch
@@ -67,6 +67,7 @@ def measure(
     device: torch.device | str = "cpu",
     batch_size: int = 1,
     progress: bool | None = None,
+    known_images: KnownImages | None = None,
 ) -> Measured:
     """Measure images, or take what is known from the cache.
 
@@ -81,6 +82,7 @@ def measure(
         device: where the metrics compute.
         batch_size: images of equal size that go through a network at once.
         progress: show a bar with the time left on the main process; by default on terminals.
+        known_images: the files' hashes, where `find_images` has had their sizes from it; by default the cache's.
 
     Raises:
         DataError: an image cannot be read, or the cache cannot be used; the file is named. What was computed is kept.
@@ -94,7 +96,7 @@ def measure(
     rank, processes = rank_and_size()
     hidden = rank > 0 or (None if progress is None else not progress)  # None: on terminals only
     # Rank 0 alone looks into the cache: the others might find there what the first has just written.
-    hashes, known, plan = on_main(lambda: _plan(images, metrics, cache, batch_size, hidden))
+    hashes, known, plan = on_main(lambda: _plan(images, metrics, cache, known_images, batch_size, hidden))
     found, failures, problem = _compute(
         plan[rank::processes], images, metrics, hashes, cache, torch.device(device), hidden
     )
@@ -140,12 +142,19 @@ def _compute(
 
 
 def _plan(
-    images: Sequence[ImageFiles], metrics: Sequence[Metric], cache: Path | None, batch_size: int, hidden: bool | None
+    images: Sequence[ImageFiles],
+    metrics: Sequence[Metric],
+    cache: Path | None,
+    known_images: KnownImages | None,
+    batch_size: int,
+    hidden: bool | None,
 ) -> tuple[list[Hashes], dict[_Cell, float], list[_Work]]:
     """The files' hashes, the values that are known, and what is to be done, in batches."""
+    files = None if cache is None else known_images or KnownImages(cache)
+    sha256 = sha256_of if files is None else files.sha256
     hashes = []
     for image in tqdm(images, desc="hashing images", unit="image", leave=False, disable=hidden):
-        hashes.append(Hashes(sha256_of(image.pred), sha256_of(image.ref) if image.ref is not None else ""))
+        hashes.append(Hashes(sha256(image.pred), sha256(image.ref) if image.ref is not None else ""))
     known: dict[_Cell, float] = {}
     lacking: dict[int, list[str]] = {}
     for metric in metrics:
@@ -156,6 +165,8 @@ def _plan(
                 lacking.setdefault(number, []).append(metric.name)
             else:
                 known[metric.name, number] = value
+    if files is not None:
+        files.save()
     sizes: dict[tuple[int, int], list[int]] = {}
     for number in sorted(lacking):
         sizes.setdefault(images[number].size, []).append(number)

@@ -12,7 +12,7 @@ from milo_restore.metric.e_weights import E_FEATURES, load_e_features
 from milo_restore.metric.features import VGG, DeepWSD, load_features
 from milo_restore.metric.latent_space import LatentSpace
 from milo_restore.metric.milo import MILO, LatentMILO, MaskedMetric, MILOScores
-from milo_restore.metric.network import N_SCALES
+from milo_restore.metric.pyramid import N_SCALES
 from milo_restore.metric.weights import Agreement, WeightsInfo
 
 __all__ = [

@@ -18,8 +18,8 @@ LARGEST_TINY_MEAN = 0.6
 """The largest mean of the tiny world's last latent channel, in size, that is taken for its own."""
 
 
-def check_pair(image: Tensor, reference: Tensor, channels: int) -> None:
-    """Refuse tensors that are not two floating-point batches of one shape, device and size.
+def check_pair(image: Tensor, reference: Tensor, channels: int, *, eight_bit: bool = False) -> None:
+    """Refuse tensors that are not two batches, floating-point or else uint8, of one shape, device and size.
 
     Raises:
         DataError: naming what was given and what is expected.
@@ -32,9 +32,10 @@ def check_pair(image: Tensor, reference: Tensor, channels: int) -> None:
         if tensor.ndim != 4:
             mend = f"Add the batch dimension: {name}[None]" if tensor.ndim == 3 else None
             raise DataError(f"expected {expected}, got shape {tuple(tensor.shape)}", where=name, mend=mend)
-        if not tensor.is_floating_point():
+        if tensor.dtype != torch.uint8 if eight_bit else not tensor.is_floating_point():
+            mend = None if eight_bit else "For uint8: x.float() / 255"
             raise DataError(
-                f"expected floating point, got {tensor.dtype}", where=name, mend="For uint8: x.float() / 255"
+                f"expected {'uint8' if eight_bit else 'floating point'}, got {tensor.dtype}", where=name, mend=mend
             )
         if tensor.shape[1] != channels:
             raise DataError(f"expected {channels} channels {expected}, got shape {tuple(tensor.shape)}", where=name)

@@ -6,8 +6,10 @@ score is the mean of mask times absolute difference. The same in an autoencoder'
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, TypeVar
 
@@ -28,7 +30,9 @@ from milo_restore.metric.checks import (
 )
 from milo_restore.metric.freeze import freeze_into_buffers
 from milo_restore.metric.latent_space import ANY_OF_FOUR, STABLE_DIFFUSION, TINY_WORLD, LatentSpace
-from milo_restore.metric.network import N_SCALES, MaskNetwork, ScoreScaler, traced, visibility_mask
+from milo_restore.metric.network import MaskNetwork, ScoreScaler, traced, visibility_mask, wants_gradient
+from milo_restore.metric.pyramid import N_SCALES
+from milo_restore.metric.tiles import Tile, mask_tiles, tile_means
 from milo_restore.metric.weights import WeightsInfo, load_weights
 
 M = TypeVar("M", bound="MaskedMetric")
@@ -161,7 +165,7 @@ class MaskedMetric(nn.Module, ABC):
         Raises:
             DataError: wrong rank, channels, size (below 16), device or value range, or NaN.
         """
-        return self._reduce(self._raw(image, reference))
+        return self._reduce(self._means(image, reference, _itself)[0])
 
     def mask(self, image: Tensor, reference: Tensor) -> Tensor:
         """The visibility mask as upstream's program has it, (N, 1, H, W) or (N, T, 1, H, W), in (0, 4).
@@ -178,27 +182,32 @@ class MaskedMetric(nn.Module, ABC):
         S is the learned map from masked error to (0, 1); 0 means no visible error. Arguments as in `forward`, shapes as
         in `mask`.
         """
-        error, videos = self._masked_error(image, reference)
-        return self._unfold(self._map_of(error), videos)
+        image, reference, videos = self._prepare(image, reference)
+        if wants_gradient(self.mask_network, image, reference):
+            found = self._map_of(self.predict_mask(image, reference) * (image - reference).abs())
+        else:
+            found = torch.empty_like(image[:, :1], memory_format=torch.contiguous_format)
+            for tile in self._tiles(image, reference):
+                found[tile.place] = self._map_of(tile.error())
+        return self._unfold(found, videos)
 
     def quality(self, image: Tensor, reference: Tensor) -> Tensor:
         """Mean of `map` per image, upstream's "Quality Score"; shapes as in `forward`.
 
         0 = identical, at most 0.869: lower is better.
         """
-        return self._reduce(self.map(image, reference).mean((-3, -2, -1)))
+        return self._reduce(self._means(image, reference, self._map_of)[0])
 
     def mos(self, image: Tensor, reference: Tensor) -> Tensor:
         """Predicted mean opinion score 5 (1 - S(raw error)), upstream's since ee6159c; shapes as in `forward`.
 
         Higher is better. Identical images get 4.346 from the official weights, not 5.
         """
-        return self._reduce(self.mos_of(self._raw(image, reference)))
+        return self._reduce(self.mos_of(self._means(image, reference, _itself)[0]))
 
     def scores(self, image: Tensor, reference: Tensor) -> MILOScores:
         """Raw error, `quality` and `mos` for one pass through the mask network; arguments and errors as `forward`."""
-        error, videos = self._masked_error(image, reference)
-        raw, quality = (self._unfold(each.mean((1, 2, 3)), videos) for each in (error, self._map_of(error)))
+        raw, quality = self._means(image, reference, _itself, self._map_of)
         return MILOScores(*map(self._reduce, (raw, quality, self.mos_of(raw))))
 
     def mos_of(self, error: Tensor) -> Tensor:
@@ -212,7 +221,7 @@ class MaskedMetric(nn.Module, ABC):
         """
         # A training loop may run under autocast; the metric keeps the precision it was built with.
         with torch.autocast(image.device.type, enabled=False):
-            return visibility_mask(self.mask_network, image.float(), reference.float())
+            return visibility_mask(self.mask_network, self._seen(image).float(), self._seen(reference).float())
 
     def check_values(self, image: Tensor, reference: Tensor) -> None:
         """Refuse values that are no images (or latents) in the expected range.
@@ -231,17 +240,22 @@ class MaskedMetric(nn.Module, ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(weights: {self.weights or 'untrained'}, reduction={self.reduction!r})"
 
-    def _raw(self, image: Tensor, reference: Tensor) -> Tensor:
-        error, videos = self._masked_error(image, reference)
-        return self._unfold(error.mean((1, 2, 3)), videos)
+    def _means(self, image: Tensor, reference: Tensor, *values: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """The mean over pixels and channels of each function of the masked error, (N,) or (N, T)."""
+        image, reference, videos = self._prepare(image, reference)
+        if wants_gradient(self.mask_network, image, reference):
+            error = self.predict_mask(image, reference) * (image - reference).abs()
+            means = [value(error).mean((1, 2, 3)) for value in values]
+        else:
+            means = tile_means(self._tiles(image, reference), math.prod(image.shape[2:]), values)
+        return [self._unfold(mean, videos) for mean in means]
+
+    def _tiles(self, image: Tensor, reference: Tensor) -> Iterator[Tile]:
+        return mask_tiles(self.mask_network, self._seen(image), self._seen(reference))
 
     def _map_of(self, error: Tensor) -> Tensor:
         error = error.mean(1, keepdim=True)
         return self.scaler(error) - self.scaler(torch.zeros_like(error))  # a scalar S(0) may round differently
-
-    def _masked_error(self, image: Tensor, reference: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        image, reference, videos = self._prepare(image, reference)
-        return self.predict_mask(image, reference) * (image - reference).abs(), videos
 
     def _prepare(self, image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         """Checked batches, float32, and the shape (N, T) of what were videos."""
@@ -253,6 +267,10 @@ class MaskedMetric(nn.Module, ABC):
     def channels_of(self, image: Tensor) -> int:
         """Number of channels that an image should have."""
         return self.channels
+
+    def _seen(self, image: Tensor) -> Tensor:
+        """What the mask network sees of an image."""
+        return image
 
     @abstractmethod
     def _refuse_values(self, image: Tensor, reference: Tensor) -> None: ...
@@ -287,9 +305,28 @@ class MILO(MaskedMetric):
     _asset = "milo"
     _shipped: ClassVar[dict[str, str]] = {"mini": "milo_mini.safetensors"}
 
-    def predict_mask(self, image: Tensor, reference: Tensor) -> Tensor:
-        """Predict the mask as `MaskedMetric` does, with grey images repeated to three channels."""
-        return super().predict_mask(as_rgb(image), as_rgb(reference))
+    @torch.no_grad()
+    def raw_error_8bit(self, image: Tensor, reference: Tensor) -> Tensor:
+        """The raw errors of 8-bit images: what calling the metric with ``image / 255`` gives, within 1e-6.
+
+        Neither the images nor the mask are ever whole in floating point: beside them it takes 1.3 bytes per pixel for
+        the coarser masks, and a tile.
+
+        Args:
+            image: distorted images, (N, 3, H, W) or grey (N, 1, H, W), uint8.
+            reference: what they should be, the same.
+
+        Returns:
+            (N,), float32; no gradient.
+
+        Raises:
+            DataError: another type, rank, size, device or number of channels.
+        """
+        check_pair(image, reference, self.channels_of(image), eight_bit=True)
+        return tile_means(self._tiles(image, reference), math.prod(image.shape[2:]), [_itself])[0]
+
+    def _seen(self, image: Tensor) -> Tensor:
+        return as_rgb(image)
 
     def channels_of(self, image: Tensor) -> int:
         """Number of channels that an image should have: 1 for a grey one, else 3."""
@@ -378,3 +415,7 @@ class LatentMILO(MaskedMetric):
             warnings.warn(
                 f"'mini' of LatentMILO knows the tiny world's latents only, and {strange}. {mend}", stacklevel=4
             )
+
+
+def _itself(error: Tensor) -> Tensor:
+    return error

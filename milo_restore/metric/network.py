@@ -5,23 +5,11 @@ Shapes and activations are those of the published checkpoints (upstream ``MILO_r
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-N_SCALES = 4
-"""Number of pyramid levels, the paper's L. The mask is a sum of one sigmoid per level, so it lies in (0, N_SCALES)."""
-
-
-STRIP_PIXELS = 2**17
-"""Pixels that the mask network takes at once where no gradient is wanted: 48 MiB of activations."""
-LEAST_ROWS = 64
-"""Rows of a strip, at least, for each strip computes `HALO` more to either side."""
-HALO = 5
-"""Rows to either side that the network's output depends on: one per convolution."""
+from milo_restore.metric.pyramid import double, pyramid
+from milo_restore.metric.tiles import mask_tiles
 
 
 class MaskNetwork(nn.Sequential):
@@ -77,7 +65,7 @@ class ScoreScaler(nn.Sequential):
 def visibility_mask(network: MaskNetwork, image: Tensor, reference: Tensor) -> Tensor:
     """Run the mask network coarse to fine over `N_SCALES` levels, each half the size of the one above.
 
-    Where nothing asks for a gradient the images are taken in strips and channels-last, which is faster and needs no
+    Where nothing asks for a gradient the images are taken in tiles and channels-last, which is faster and needs no
     memory to speak of. Scores are the same to 1e-6; a pixel of the mask may differ by 1e-4 where the network is steep,
     as it does from exact arithmetic either way.
 
@@ -89,23 +77,18 @@ def visibility_mask(network: MaskNetwork, image: Tensor, reference: Tensor) -> T
     Returns:
         The mask, (N, 1, H, W), float32, in (0, 4).
     """
-    constant = not traced() and not (torch.is_grad_enabled() and _wants_gradient(network, image, reference))
-    one_level = _in_strips if constant else _whole
-    levels = list(zip(pyramid(image), pyramid(reference)))
     mask: Tensor | None = None
+    if not wants_gradient(network, image, reference):
+        mask = torch.empty_like(image[:, :1], memory_format=torch.contiguous_format)
+        for tile in mask_tiles(network, image, reference):
+            mask[tile.place] = tile.mask
+        return mask
+    levels = list(zip(pyramid(image), pyramid(reference)))
     for image, reference in reversed(levels):
         above = torch.zeros_like(image[:, :1]) if mask is None else double(mask, image)
-        mask = one_level(network, image, reference, above)
+        mask = _whole(network, image, reference, above)
     assert mask is not None  # noqa: S101  (N_SCALES > 0)
     return mask
-
-
-def pyramid(image: Tensor) -> list[Tensor]:
-    """`N_SCALES` levels, fine to coarse: the image itself, then each the means of the last one's 2x2 blocks."""
-    levels = [image]
-    for _ in range(N_SCALES - 1):
-        levels.append(F.avg_pool2d(levels[-1], 2))
-    return levels
 
 
 def traced() -> bool:
@@ -113,24 +96,11 @@ def traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
-def double(mask: Tensor, level: Tensor) -> Tensor:
-    """Twice the size, bilinear; where halving had dropped an odd row or column, the last one is repeated."""
-    height, width = level.shape[2:]
-    rows, columns = (2 * side for side in mask.shape[2:])
-    doubled = F.interpolate(mask, size=(rows, columns), mode="bilinear", align_corners=True)
-    if _exporting():  # whether a side is odd is not known then
-        places = [torch.arange(side, device=mask.device) for side in (height, width)]
-        doubled = doubled[:, :, places[0].clamp(max=rows - 1)][..., places[1].clamp(max=columns - 1)]
-    elif height != rows or width != columns:
-        doubled = F.pad(doubled, (0, width - columns, 0, height - rows), mode="replicate")
-    return doubled
-
-
-_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch >= 2.7
-
-
-def _wants_gradient(network: MaskNetwork, image: Tensor, reference: Tensor) -> bool:
-    return image.requires_grad or reference.requires_grad or any(p.requires_grad for p in network.parameters())
+def wants_gradient(network: nn.Module, image: Tensor, reference: Tensor) -> bool:
+    """Whether something may ask for a gradient, or a compiler traces, which sees no values; else there are tiles."""
+    if traced():
+        return True
+    return torch.is_grad_enabled() and any(x.requires_grad for x in (image, reference, *network.parameters()))
 
 
 def _whole(network: MaskNetwork, image: Tensor, reference: Tensor, above: Tensor) -> Tensor:
@@ -140,22 +110,3 @@ def _whole(network: MaskNetwork, image: Tensor, reference: Tensor, above: Tensor
     layout = torch.contiguous_format if network.dtype == torch.float32 else torch.channels_last
     stacked = torch.cat([image, reference, above], 1)
     return network(stacked if traced() else stacked.contiguous(memory_format=layout)) + above
-
-
-def _in_strips(network: MaskNetwork, image: Tensor, reference: Tensor, above: Tensor) -> Tensor:
-    """One level in pieces of about `STRIP_PIXELS`: some images of a batch, or some rows of a large one."""
-    height, width = image.shape[2:]
-    some = max(1, STRIP_PIXELS // (height * width))
-    strips = math.ceil(height / max(LEAST_ROWS, STRIP_PIXELS // width))
-    rows = math.ceil(height / strips) if some == 1 else height
-    mask = torch.empty_like(above)
-    for first in range(0, len(image), some):
-        images = slice(first, first + some)
-        for top in range(0, height, rows):
-            start, bottom = max(0, top - HALO), top + rows
-            seen = (images, slice(None), slice(start, bottom + HALO))
-            stacked = torch.cat([image[seen], reference[seen], above[seen]], 1)
-            visibility = network(stacked.contiguous(memory_format=torch.channels_last))
-            kept = (images, slice(None), slice(top, bottom))
-            mask[kept] = visibility[:, :, top - start : bottom - start] + above[kept]
-    return mask

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from milo_restore.data.images import read_image
 from milo_restore.errors import DataError, MiloRestoreError
 from milo_restore.files.hashes import sha256_of
-from milo_restore.measure.cache import ScoreCache
+from milo_restore.measure.cache import KnownImages, ScoreCache
 from milo_restore.measure.metrics import REFUSALS, Batch, Metric
 from milo_restore.opinions.coefficients import Correlation, correlate_scores
 from milo_restore.opinions.compare import MetricComparison, compare_metrics
@@ -46,11 +46,14 @@ class MetricResult:
     not_finite: tuple[str, ...]
 
 
-def hash_pairs(pairs: Sequence[OpinionPair], *, progress: bool | None = None) -> list[tuple[str, str]]:
+def hash_pairs(
+    pairs: Sequence[OpinionPair], *, known_images: KnownImages | None = None, progress: bool | None = None
+) -> list[tuple[str, str]]:
     """The sha256 of each pair's two files, reference first: what `ScoreCache` knows them by.
 
     Args:
         pairs: of one data set.
+        known_images: those that have not changed since they were last hashed are not read; by default all are.
         progress: show a bar; by default on terminals.
 
     Raises:
@@ -59,7 +62,9 @@ def hash_pairs(pairs: Sequence[OpinionPair], *, progress: bool | None = None) ->
     hidden = None if progress is None else not progress  # None: on terminals only
     known = {path: "" for path in dict.fromkeys(path for pair in pairs for path in (pair.reference, pair.distorted))}
     for path in tqdm(known, desc="hashing images", unit="image", leave=False, disable=hidden):
-        known[path] = sha256_of(path)
+        known[path] = sha256_of(path) if known_images is None else known_images.sha256(path)
+    if known_images is not None:
+        known_images.save()
     return [(known[pair.reference], known[pair.distorted]) for pair in pairs]
 
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from milo_restore.metric.network import N_SCALES, MaskNetwork, double, pyramid
+from milo_restore.metric.network import MaskNetwork
+from milo_restore.metric.pyramid import N_SCALES, double, pyramid
 
 LOGIT_RANGE = 20.0
 """Beyond +-20 a sigmoid is 0 or 1 to float32's last bit: no use in asking for more."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from milo_restore.basicsr.checks.data import make, reads_files, roots, tried
 from milo_restore.errors import DataError
 from milo_restore.files import cache_folder
 from milo_restore.files.datasets import SUFFIXES
-from milo_restore.files.write import replace_file
+from milo_restore.files.known import KnownFiles
 
 __all__ = ["check_images"]
 
@@ -26,8 +25,8 @@ _PAIRS = "PairedImageDataset"
 def check_images(options: dict[str, Any]) -> None:
     """Read every image of the folders once, and one sample of each data set as BasicSR will.
 
-    PNG files are held against their checksums, others decoded. What was found sound is remembered by path, size and
-    time of change in ``images.json`` of the cache folder, and not read again. Of a folder with a list (``meta_info``)
+    PNG files are held against their checksums, others decoded. What was found sound is remembered by path, size,
+    times and inode in ``images.json`` of the cache folder, and not read again. Of a folder with a list (``meta_info``)
     only the images on it are read. Archives (lmdb), and data sets with ``check_images: false``, are left to BasicSR.
 
     Args:
@@ -60,56 +59,14 @@ def check_images(options: dict[str, Any]) -> None:
 
 def _read_once(paths: list[Path]) -> dict[Path, tuple[int, int]]:
     """Width and height of each image, those read from the file that were not read before."""
-    memory = _Memory(cache_folder() / "images.json")
-    sizes = {path: size for path in paths if (size := memory.recall(path)) is not None}
-    new = [path for path in paths if path not in sizes]
+    memory = KnownFiles(cache_folder() / "images.json")
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
-        shown = tqdm(pool.map(_size, new), total=len(new), desc="reading images once", unit="image", disable=None)
-        for path, size in zip(new, shown, strict=True):
-            sizes[path] = size
-            memory.keep(path, size)
-    memory.save()
+        found = pool.map(lambda path: memory.fact(path, _size), paths)
+        shown = tqdm(found, total=len(paths), desc="reading images once", unit="image", disable=None)
+        sizes = {path: (width, height) for path, (width, height) in zip(paths, shown, strict=True)}
+    with contextlib.suppress(DataError):  # a place that cannot be written to costs another reading, and no more
+        memory.save()
     return sizes
-
-
-class _Memory:
-    """Images that were found sound, by path, with their size in bytes and time of change; a cache that may be lost."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.known: dict[str, list[int]] = {}
-        self.changed = False
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return
-        if isinstance(known, dict):
-            self.known = known
-
-    def recall(self, path: Path) -> tuple[int, int] | None:
-        """Width and height of an image that has not changed since it was read."""
-        entry = self.known.get(str(path.resolve()))
-        if isinstance(entry, list) and len(entry) == 4 and entry[:2] == self._stamp(path):
-            return entry[2], entry[3]
-        return None
-
-    def keep(self, path: Path, size: tuple[int, int]) -> None:
-        """Remember one that was read just now."""
-        self.known[str(path.resolve())] = [*self._stamp(path), *size]
-        self.changed = True
-
-    def save(self) -> None:
-        """Write it, where anything is new; a place that cannot be written to costs another reading, and no more."""
-        if not self.changed:
-            return
-        with contextlib.suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self.path, json.dumps(self.known))
-
-    @staticmethod
-    def _stamp(path: Path) -> list[int]:
-        found = path.stat()
-        return [found.st_size, found.st_mtime_ns]
 
 
 def _listed(options: dict[str, Any], phase: str) -> set[Path] | None:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from milo_restore.errors import MiloRestoreError
 from milo_restore.files.hashes import text_sha256
@@ -31,8 +32,12 @@ def load_masked(name: str, protocol: Protocol, device: torch.device) -> Metric:
         raise _unavailable(name, error) from error
 
     def measure(batch: Batch) -> list[float]:
-        with torch.no_grad():
-            return [float(value) for value in module(batch.image_tensor, reference=batch.reference_tensor)]
+        if base == "milo":
+            values: Tensor = module.raw_error_8bit(*batch.tensors_8bit())
+        else:
+            with torch.no_grad():
+                values = module(batch.image_tensor, reference=batch.reference_tensor)
+        return values.tolist()
 
     return Metric(
         name,

@@ -94,6 +94,10 @@ class Batch:
             parts = None if self._references is None else [protocol.cut(array) for array in self._references]
             self._cuts[cut] = Batch([protocol.cut(array) for array in self.images], parts, self.device)
         return self._cuts[cut]
+    def tensors_8bit(self) -> tuple[Tensor, Tensor]:
+        """Images and references as (N, 3, H, W) uint8, RGB; of one image on the CPU the arrays' own memory."""
+        first, second = (_stacked(arrays).to(self.device) for arrays in (self.images, self.references))
+        return first, second
 
     def select(self, rows: Sequence[int]) -> Batch:
         """Some of the images; itself where that is all."""
@@ -165,6 +169,13 @@ class Known:
     reference: bool = True
     weights: bool = False
     whole: bool = False
+
+
+def _stacked(arrays: Sequence[NDArray[np.uint8]]) -> Tensor:
+    # torch neither shares arrays that are read-only nor those that run backwards.
+    shared = (a if a.flags.writeable and min(a.strides) > 0 else a.copy() for a in arrays)
+    tensors = [torch.from_numpy(array).permute(2, 0, 1) for array in shared]
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
 
 
 @contextlib.contextmanager
