@@ -26,6 +26,7 @@ from torch.utils.data import Dataset
 from milo_restore import MILO, LatentMILO
 from milo_restore.config import dump_config
 from milo_restore.data import load_collection
+from milo_restore.data.image_sets import identity_of
 from milo_restore.data.kadid import GeneratorName
 from milo_restore.files.write import replace_file
 from milo_restore.metric import MaskedMetric
@@ -196,6 +197,7 @@ def main(config: Config, run: RunArguments) -> int:
     made_by = {"teacher": teacher.to_json(), "encoder": encoder}
     # None for the generator whose name older checkpoints lack.
     used = {**made_by, "start": started, "generator": None if data.generator == "clipped" else data.generator}
+    fixed = {**used, "images": identity_of(images), "test_images": identity_of(others)}
     state.print(f"{len(pairs):,} pairs of {len(images):,} references; {teacher.describe()}")
     if run.dry_run:
         state.print(dump_config(config))
@@ -217,7 +219,8 @@ def main(config: Config, run: RunArguments) -> int:
         model, step_of(config, teacher), samples, config.training, run.output,
         resume=run.resume,
         evaluate=lambda _: evaluate(model.metric),  # fit holds this same model
-        record={"config": dump_config(config), "fixed": used},
+        record={"config": dump_config(config), "fixed": fixed, "free": ["data.cache"]},
+        changes=run.changes,
     )  # fmt: skip
     if result.stopped:
         return 128 + (result.signal or 0)

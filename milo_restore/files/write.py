@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +24,14 @@ TEMPORARY = ".tmp-"
 """What names begin with that are not finished; a process that is killed leaves some."""
 ASIDE = f"{TEMPORARY}old-"
 """What the names of folders begin with that stepped aside for a new one of their name."""
+
+
+_UNFINISHED = re.compile(rf"{re.escape(TEMPORARY)}.+-\d+(-\d+)?(\.\w+)?")  # a process, and perhaps a thread
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a name is one that this module gives to what is not finished."""
+    return _UNFINISHED.fullmatch(path.name) is not None
 
 
 def check_target(path: Path) -> None:
