@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from accelerate import PartialState
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -28,6 +28,7 @@ from milo_restore.config import dump_config
 from milo_restore.data import load_collection
 from milo_restore.data.image_sets import identity_of
 from milo_restore.data.kadid import GeneratorName
+from milo_restore.files.state import read_state
 from milo_restore.files.write import replace_file
 from milo_restore.metric import MaskedMetric
 from milo_restore.metric.ensemble import PseudoMOS
@@ -243,7 +244,9 @@ def report(
         weights = output / name / "model.safetensors"
         if not weights.is_file():
             continue
-        state = {key[7:]: value for key, value in load_file(weights).items() if key.startswith("metric.")}
+        state = {
+            key[7:]: value for key, value in read_state(weights, prefer=()).tensors.items() if key.startswith("metric.")
+        }
         metric = kind.untrained()
         metric.load_state_dict(state)
         rows[name] = evaluate(metric.freeze().to(PartialState().device))

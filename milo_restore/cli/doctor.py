@@ -23,7 +23,7 @@ from milo_restore.errors import MiloRestoreError
 
 _REQUIRED = (
     "torch", "torchvision", "diffusers", "accelerate", "basicsr", "lpips", "einops", "jinja2", "numpy", "pyyaml",
-    "safetensors", "pooch", "tqdm", "pillow", "scikit-image", "scipy", "opencv-python",
+    "safetensors", "pooch", "tqdm", "pillow", "simplejpeg", "scikit-image", "scipy", "opencv-python",
     "matplotlib", "tensorboard",
 )  # fmt: skip
 _THERE = {

@@ -14,6 +14,7 @@ from milo_restore.errors import WeightsError
 from milo_restore.files import fetch_weights, find_weights, weights_path
 from milo_restore.files.hashes import sha256_of
 from milo_restore.files.hub import WEIGHTS_FILE, weights_folder
+from milo_restore.files.manifest import verify_file
 from milo_restore.files.state import State, read_state
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
@@ -113,6 +114,7 @@ def _choose(asset: str, shipped: str | None) -> str:
 def _shipped_file(shipped: str | None, asked: str) -> Path:
     if shipped is None:
         raise WeightsError("no mini weights are shipped for this metric", where=asked, mend="Use 'official' or a path")
+    verify_file(SHIPPED / shipped, needed=True)
     return SHIPPED / shipped
 
 

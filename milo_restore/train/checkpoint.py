@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from milo_restore.errors import WeightsError
-from milo_restore.files import write
+from milo_restore.files import manifest, write
 from milo_restore.files.write import ASIDE, TEMPORARY, is_temporary
 
 _RESUME = ", then continue with --resume latest"
@@ -27,7 +27,7 @@ _RESUME = ", then continue with --resume latest"
 publish = partial(write.publish, then=_RESUME)
 replace_file = partial(write.replace_file, then=_RESUME)
 writing = partial(write.writing, then=_RESUME)
-verify = partial(write.verify, mend="Resume from an intact checkpoint (--resume latest finds the newest)")
+verify = partial(manifest.verify, mend="Resume from an intact checkpoint (--resume latest finds the newest)")
 
 _BELOW = ("samples", "eval")  # where a run's pictures and tables are written, folders below included
 _NAME = re.compile(r"checkpoint-(\d{6,})")
