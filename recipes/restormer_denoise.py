@@ -9,6 +9,8 @@ Ctrl-C saves and stops; the same command with ``--resume latest`` goes on, on a 
 
 from __future__ import annotations
 
+import milo_restore.interrupt  # noqa: F401  isort: skip  first: what follows takes seconds
+
 import json
 import sys
 from dataclasses import dataclass, field

@@ -9,6 +9,8 @@ The trained weights are milo_final.safetensors and, by the correlation on held-o
 
 from __future__ import annotations
 
+import milo_restore.interrupt  # noqa: F401  isort: skip  first: what follows takes seconds
+
 import json
 import sys
 from collections.abc import Callable
@@ -29,7 +31,7 @@ from milo_restore.data import load_collection
 from milo_restore.data.image_sets import identity_of
 from milo_restore.data.kadid import GeneratorName
 from milo_restore.files.state import read_state
-from milo_restore.files.write import replace_file
+from milo_restore.files.write import replace_file, settle
 from milo_restore.metric import MaskedMetric
 from milo_restore.metric.ensemble import PseudoMOS
 from milo_restore.models.diffbir.vae import load_encoder
@@ -253,6 +255,7 @@ def report(
         agreed = {key: f"{value:.4f}" for key, value in rows[name].items()}
         about = {"format": "pt", "teacher": teacher.describe(), **agreed}
         save_file(state, output / f"milo_{name}.safetensors", about)
+        settle(output / f"milo_{name}.safetensors")
     teacher.save(output / "teacher.json")
     numbers = {"held_out": held_out.source, "agreement": rows, "teacher": teacher.to_json()}
     replace_file(output / "run.json", json.dumps(numbers, indent=1) + "\n")

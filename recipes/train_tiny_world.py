@@ -10,6 +10,8 @@ The configurations ask for BSDS500; ``data.train=photographs data.validation=hel
 
 from __future__ import annotations
 
+import milo_restore.interrupt  # noqa: F401  isort: skip  first: what follows takes seconds
+
 import json
 import sys
 from dataclasses import dataclass, field

@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from milo_restore.errors import DataError, MiloRestoreError, NumericsError
+from milo_restore.errors import DataError, MiloRestoreError, NumericsError, printable
 from milo_restore.files.datasets import SUFFIXES
 from milo_restore.files.manifest import check_sealed, check_sealed_listing
 from milo_restore.files.write import replacing
@@ -45,6 +45,7 @@ def list_images(folder: str | Path) -> list[Path]:
         paths = sorted(path for path in folder.iterdir() if _is_image(path))
     except OSError as error:
         raise DataError(f"cannot be listed ({error.strerror or error})", where=folder) from error
+    _check_names(paths)
     check_sealed_listing(folder, paths, below=False)
     if not paths:
         raise DataError("holds no images", where=folder, mend=f"Expected files ending in {', '.join(SUFFIXES)}")
@@ -61,6 +62,7 @@ def list_images_below(folder: str | Path) -> list[Path]:
         raise DataError("no such folder", where=folder, mend="Name a folder of images, such as ImageNet's train")
     walk = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
     paths = sorted(path for path in walk if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    _check_names(paths)
     check_sealed_listing(Path(folder), paths, below=True)
     if not paths:
         raise DataError("holds 0 images", where=folder, mend=f"Expected files ending in {', '.join(SUFFIXES)}")
@@ -80,6 +82,14 @@ def by_stem(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
             raise DataError(what, where=folder, mend="Files are paired by name without suffix: keep one of them")
         found[path.stem] = path
     return found
+
+
+def _check_names(paths: Sequence[Path]) -> None:
+    """Refuse names that no table, results file or terminal could show: before the work, not after it."""
+    for path in paths:
+        if printable(path.name) != path.name:
+            what = "its name is not UTF-8 or holds control characters"
+            raise DataError(what, where=path, mend="Rename it, or leave it out")
 
 
 def _is_image(path: Path) -> bool:

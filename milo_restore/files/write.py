@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -98,7 +99,11 @@ def replace_file(path: Path, content: bytes | str, then: str = "") -> None:
         DataError: it cannot be written.
     """
     with replacing(path, then) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        try:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        except UnicodeEncodeError as error:
+            what = f"names {error.object[error.start :][:40]!r}, which is not UTF-8"
+            raise DataError(what, where=path, mend="Rename the file or folder of that name") from error
 
 
 def publish(target: Path, write: Callable[[Path], object], then: str = "") -> None:
@@ -123,6 +128,18 @@ def publish(target: Path, write: Callable[[Path], object], then: str = "") -> No
             sync(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def settle(path: Path) -> None:
+    """Sort the metadata of a .safetensors, which its writer leaves in random order: equal content, equal bytes."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        head = json.loads(file.read(size))
+        head["__metadata__"] = dict(sorted(head.get("__metadata__", {}).items()))
+        text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        if len(text) == size:
+            file.seek(8)
+            file.write(text)
 
 
 def sync(path: Path) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Callable, Sequence
 
 from milo_restore.measure.compare import Comparison
-from milo_restore.show.text import ARROWS, counted, tex, text_table
+from milo_restore.show.text import ARROWS, CSVWriter, counted, tex, text_table
 
 HEAD = ("", "difference", "95% interval", "p", "p (Holm)", "wins", "losses")
 NOTE = (
@@ -48,7 +47,7 @@ def as_latex(comparisons: Sequence[Comparison]) -> str:
 def as_csv(comparisons: Sequence[Comparison]) -> str:
     """One line per metric and pair of methods; empty where there is no interval."""
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
+    writer = CSVWriter(stream)
     writer.writerow(
         ("metric", "better", "images", "first", "second", "difference", "low", "high", "p", "p_holm", "wins", "losses",
          "holds")

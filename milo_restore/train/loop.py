@@ -18,6 +18,7 @@ from torch import nn
 
 from milo_restore.errors import ConfigError, NumericsError, listed
 from milo_restore.files.lock import FolderLock
+from milo_restore.files.write import settle
 from milo_restore.processes import gather, on_main
 from milo_restore.train import best, checkpoint, health, identity
 from milo_restore.train.diverged import Diverged
@@ -325,6 +326,7 @@ def _finish(run: _Run, record: Mapping[str, Any]) -> Path:
 
     def write(folder: Path) -> None:
         save_model(state.module, str(folder / "model.safetensors"), {"format": "pt", "step": str(state.step)})
+        settle(folder / "model.safetensors")
         about = {"step": state.step, "averaged": averaged, "settings": state.fingerprint, **environment()}
         about.update({key: value for key, value in record.items() if key != "config"})
         (folder / "metadata.json").write_text(json.dumps(about, indent=1, default=str) + "\n", encoding="utf-8")
