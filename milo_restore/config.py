@@ -57,6 +57,29 @@ def _plain(value: Any) -> Any:
     return value
 
 
+class _Loader(yaml.SafeLoader):
+    """A key that is there twice is an error: the second one would silently hide the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key.value in seen:
+                twice = f"the key {key.value!r} is there twice"
+                raise yaml.constructor.ConstructorError(None, None, twice, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+# Beside the parser's own: brackets nested too deep for it, and numbers of more digits than Python reads.
+_NOT_YAML = (yaml.YAMLError, RecursionError, ValueError)
+
+
+def _parsed(text: str) -> Any:
+    return yaml.load(text, _Loader)  # noqa: S506  it is a SafeLoader
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file's mapping as plain dicts and lists; of an empty file an empty one.
 
@@ -64,10 +87,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: it cannot be read, is not YAML, or holds no mapping.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = _parsed(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read ({error})", where=path, mend="Name an existing YAML file") from error
-    except yaml.YAMLError as error:
+    except _NOT_YAML as error:
         raise ConfigError(f"is not valid YAML ({' '.join(str(error).split())})", where=path) from error
     if tree is None:
         return {}
@@ -81,8 +104,8 @@ def _set(tree: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise ConfigError("is not of the form key.sub=value", where=f"--set {override}")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = _parsed(text)
+    except _NOT_YAML as error:
         raise ConfigError("the value is not valid YAML", where=f"--set {override}") from error
     *parents, last = key.split(".")
     node: Any = tree

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ class MiloRestoreError(Exception):
     def __init__(self, what: str, *, where: str | Path | None = None, mend: str | None = None) -> None:
         self.what, self.where, self.mend = what, where, mend
         head = f"{where}: {what}" if where is not None else what
-        super().__init__(f"{head}. {mend}" if mend else head)
+        super().__init__(printable(f"{head}. {mend}" if mend else head))
 
 
 class ConfigError(MiloRestoreError):
@@ -47,6 +48,14 @@ class NumericsError(MiloRestoreError):
 
 class MissingPackage(MiloRestoreError, ModuleNotFoundError):
     """A package is not installed that the core does not bring. Being an `ImportError` too, it is what imports raise."""
+
+
+_UNSHOWN = {"Cc", "Cs", "Zl", "Zp"}  # Unicode's control codes, halves of surrogate pairs, and line ends
+
+
+def printable(text: str) -> str:
+    """Text with all that is no character escaped: control codes of terminals, line ends, bytes that are not UTF-8."""
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNSHOWN else c for c in text)
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str | None:
@@ -76,10 +85,13 @@ def run_program(name: str, act: Callable[[], int | None]) -> int:
     """Run a program; an error that its user can mend becomes one line on stderr.
 
     Returns:
-        What ``act`` returns (0 for None), or the error's exit code.
+        What ``act`` returns (0 for None), the error's exit code, or 130 after Ctrl-C.
     """
     try:
         return act() or 0
     except MiloRestoreError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130

@@ -17,8 +17,8 @@ from milo_restore.errors import MissingPackage
 
 BROUGHT_BY = {
     "recipes": (
-        "torchvision", "accelerate", "PIL", "skimage", "scipy", "cv2", "einops", "tqdm", "matplotlib", "jinja2",
-        "tensorboard", "lpips", "huggingface_hub",
+        "torchvision", "accelerate", "PIL", "simplejpeg", "skimage", "scipy", "cv2", "einops", "tqdm", "matplotlib",
+        "jinja2", "tensorboard", "lpips", "huggingface_hub",
     ),
     "basicsr": ("basicsr",),
     "diffusion": ("diffusers", "transformers", "spandrel"),

@@ -21,6 +21,7 @@ from milo_restore.config import dump_config
 from milo_restore.data import write_png
 from milo_restore.data.degrade.batch import degrade_batch
 from milo_restore.data.degraded_sets import contents, fingerprint, held_out, pieces, training_pairs
+from milo_restore.data.image_sets import identity_of
 from milo_restore.data.latent_cache import cache_latents
 from milo_restore.files.hashes import module_sha256
 from milo_restore.files.write import publish, replace_file
@@ -83,6 +84,8 @@ def train(config: Config, run: RunArguments) -> int:
     before = held(control.to(state.device))
     used = {"loss": loss.label, "loss_weights": str(loss.weights), **hashes}
     fixed = {name: getattr(config, name) for name in ("version", "prompt", "condition_noise")}
+    targets = [(pair.name, pair.target) for pairs_of_one in tests.values() for pair in pairs_of_one]
+    fixed |= {"latents_on_disk": config.cache.folder is not None, "test_images": identity_of(targets)}
     result = fit(
         control, step_of(config, frozen, loss), pairs, settings, run.output,
         resume=run.resume,
@@ -91,7 +94,9 @@ def train(config: Config, run: RunArguments) -> int:
         lower_better={"loss": True, "mse": True, **{metric.name: metric.lower_better for metric in curves}},
         curriculum=None if config.loss.curriculum == "constant" else loss.position,
         record={"config": dump_config(config), "metrics": {metric.name: metric.weights for metric in metrics},
-                "fixed": {**used, **source, **fixed, "unet": module_sha256(frozen.unet)}},
+                "fixed": {**used, **source, **fixed, "unet": module_sha256(frozen.unet)},
+                "free": ["data.root", "cache.folder", "licences"]},
+        changes=run.changes,
     )  # fmt: skip
     if result.stopped:
         return result.exit_code
@@ -103,7 +108,8 @@ def train(config: Config, run: RunArguments) -> int:
         nn.Module.to(one, state.device, frozen.unet.dtype)
     methods = stage_restorers(frozen, config.version, config.sampling, control, start)
     words = {**WORDS, "restored": f"control after training, {loss.label}"}
-    results = evaluate_restorers(methods, tests, metrics, run.output / "eval", labels=words, device=state.device)
+    results = evaluate_restorers(methods, tests, metrics, run.output / "eval", labels=words, device=state.device,
+                                 notice=result.notice)  # fmt: skip
     if state.is_main_process:
         say(config, run, results, words)
         numbers = {"steps": result.step, **used, "held_out": {"before": before, "after": after}}

@@ -10,6 +10,8 @@ on. What is trained, and how, is in diffbir.py. The trained control is the run f
 
 from __future__ import annotations
 
+import milo_restore.interrupt  # noqa: F401  isort: skip  first: what follows takes seconds
+
 import sys
 from pathlib import Path
 

@@ -9,6 +9,8 @@ Ctrl-C saves and stops; the same command with ``--resume latest`` goes on, on a 
 
 from __future__ import annotations
 
+import milo_restore.interrupt  # noqa: F401  isort: skip  first: what follows takes seconds
+
 import json
 import sys
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from milo_restore import MILO, Restormer
 from milo_restore.config import dump_config
 from milo_restore.data import NoisyPatches, load_collection, write_png
-from milo_restore.data.image_sets import centre_crop
+from milo_restore.data.image_sets import centre_crop, identity_of
 from milo_restore.data.restoration_pairs import RestorationPair, noisy_pairs
 from milo_restore.files.write import replace_file
 from milo_restore.loss import LossSettings, MILOLoss, build_loss
@@ -97,6 +99,8 @@ def main(config: Config, run: RunArguments) -> int:
     metrics, _ = load_metrics(config.metrics, Protocol(), state.device, skip_unavailable=False)
     milo = next((metric.module for metric in metrics if isinstance(metric.module, MILO)), None)
     used = {"loss": config.loss.label, "loss_weights": str(loss.weights) if isinstance(loss, MILOLoss) else None}
+    targets = [(pair.name, pair.target) for pairs in tests.values() for pair in pairs]
+    fixed = {**used, "images": identity_of(images), "test_images": identity_of(targets)}
 
     def step(model: nn.Module, batch: dict[str, Any], number: int) -> tuple[Tensor, dict[str, Tensor]]:
         return loss.terms(model(batch["input"]), batch["target"], step=number)
@@ -125,14 +129,17 @@ def main(config: Config, run: RunArguments) -> int:
         sample=picture,
         lower_better={metric.name: metric.lower_better for metric in metrics},
         curriculum=loss.curriculum.position if isinstance(loss, MILOLoss) else None,
-        record={"config": dump_config(config), "fixed": used, "metrics": {m.name: m.weights for m in metrics}},
+        record={"config": dump_config(config), "fixed": fixed, "free": ["data.root"],
+                "metrics": {m.name: m.weights for m in metrics}},
+        changes=run.changes,
     )  # fmt: skip
     if result.stopped:
         return result.exit_code
     model.to(state.device)
     words = {"input": "noisy input", "restored": config.loss.label}
     methods = {"restored": denoiser(model)}
-    results = evaluate_restorers(methods, tests, metrics, run.output / "eval", labels=words, device=state.device)
+    results = evaluate_restorers(methods, tests, metrics, run.output / "eval", labels=words, device=state.device,
+                                 notice=result.notice)  # fmt: skip
     if state.is_main_process:
         replace_file(run.output / "run.json", json.dumps({"steps": result.step, **used}, indent=1) + "\n")
         write_png(run.output / "samples" / "final.png", picture(model))

@@ -9,6 +9,8 @@ The trained weights are milo_final.safetensors and, by the correlation on held-o
 
 from __future__ import annotations
 
+import milo_restore.interrupt  # noqa: F401  isort: skip  first: what follows takes seconds
+
 import json
 import sys
 from collections.abc import Callable
@@ -18,16 +20,18 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from milo_restore import MILO, LatentMILO
 from milo_restore.config import dump_config
 from milo_restore.data import load_collection
+from milo_restore.data.image_sets import identity_of
 from milo_restore.data.kadid import GeneratorName
 from milo_restore.errors import ConfigError
-from milo_restore.files.write import replace_file
+from milo_restore.files.state import read_state
+from milo_restore.files.write import replace_file, settle
 from milo_restore.metric import LatentSpace, MaskedMetric
 from milo_restore.metric.ensemble import PseudoMOS
 from milo_restore.models.vae import LatentCodec, load_vae
@@ -239,6 +243,7 @@ def main(config: Config, run: RunArguments) -> int:
     made_by = {"teacher": teacher.to_json(), "encoder": encoder}
     # None for the generator whose name older checkpoints lack.
     used = {**made_by, "start": started, "generator": None if data.generator == "clipped" else data.generator}
+    fixed = {**used, "images": identity_of(images), "test_images": identity_of(others)}
     state.print(f"{len(pairs):,} pairs of {len(images):,} references; {teacher.describe()}")
     if space is not None:
         state.print(f"latents: {space}, {space.channels} channels, VAE {data.vae}")
@@ -263,7 +268,8 @@ def main(config: Config, run: RunArguments) -> int:
         model, step_of(config, teacher), samples, config.training, run.output,
         resume=run.resume,
         evaluate=lambda _: evaluate(model.metric),  # fit holds this same model
-        record={"config": dump_config(config), "fixed": used},
+        record={"config": dump_config(config), "fixed": fixed, "free": ["data.cache"]},
+        changes=run.changes,
     )  # fmt: skip
     if result.stopped:
         return 128 + (result.signal or 0)
@@ -286,7 +292,9 @@ def report(
         weights = output / name / "model.safetensors"
         if not weights.is_file():
             continue
-        state = {key[7:]: value for key, value in load_file(weights).items() if key.startswith("metric.")}
+        state = {
+            key[7:]: value for key, value in read_state(weights, prefer=()).tensors.items() if key.startswith("metric.")
+        }
         metric = untrained(space)
         metric.load_state_dict(state)
         rows[name] = evaluate(metric.freeze().to(PartialState().device))
@@ -298,6 +306,7 @@ def report(
             **({} if space is None else space.to_metadata()),
         }
         save_file(state, output / f"milo_{name}.safetensors", about)
+        settle(output / f"milo_{name}.safetensors")
     teacher.save(output / "teacher.json")
     numbers = {"held_out": held_out.source, "agreement": rows, "teacher": teacher.to_json()}
     replace_file(output / "run.json", json.dumps(numbers, indent=1) + "\n")

@@ -10,6 +10,8 @@ The configurations ask for BSDS500; ``data.train=photographs data.validation=hel
 
 from __future__ import annotations
 
+import milo_restore.interrupt  # noqa: F401  isort: skip  first: what follows takes seconds
+
 import json
 import sys
 from dataclasses import dataclass, field
@@ -25,7 +27,7 @@ from milo_restore.config import dump_config
 from milo_restore.data import NoisyPatches, SampleKey, keyed_rng, load_collection, to_tensor
 from milo_restore.data.degrade import CodeFormerSettings, Degradation, FaceSettings, build_degradation
 from milo_restore.data.degraded_patches import DegradedPairs
-from milo_restore.data.image_sets import centre_crop
+from milo_restore.data.image_sets import centre_crop, identity_of
 from milo_restore.errors import WeightsError
 from milo_restore.files.write import publish
 from milo_restore.models import tiny
@@ -294,8 +296,11 @@ def learn(config: Config, run: RunArguments, model: nn.Module, step: Any, data: 
     if run.dry_run:
         PartialState().print(dump_config(config))
         return 0
-    record = {"config": dump_config(config)}
-    result = fit(model, step, data, config.training, run.output, resume=run.resume, evaluate=evaluate, record=record)
+    record = {"config": dump_config(config), "fixed": {"images": identity_of(load_collection(config.data.train))}}
+    result = fit(
+        model, step, data, config.training, run.output,
+        resume=run.resume, evaluate=evaluate, record=record, changes=run.changes,
+    )  # fmt: skip
     return result.exit_code if result.stopped else None
 
 

@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 import milo_restore.cli.convert
 from milo_restore.cli import main
 from milo_restore.errors import ConfigError, DataError, WeightsError
+from milo_restore.files.manifest import verify
 from milo_restore.files.state import read_state
-from milo_restore.files.write import verify
 from milo_restore.models.diffbir import VERSIONS, IRControlNet, convert_diffbir, from_original
 
 CONTEXT = 128  # two heads of the text encoder

@@ -31,6 +31,7 @@ ROOMS = {
     "config": GROUND,
     "processes": GROUND,
     "hooks": GROUND,
+    "interrupt": set(),
     "files": GROUND,
     "metric": GROUND | {"files"},
     "data": LOW,

@@ -7,7 +7,8 @@ import os
 import pytest
 
 from milo_restore.errors import DataError, WeightsError
-from milo_restore.files.write import publish, replace_file, verify
+from milo_restore.files.manifest import verify
+from milo_restore.files.write import publish, replace_file
 
 
 def fill(folder):

@@ -7,6 +7,7 @@ standard error; 130 interrupted with Ctrl-C; 141 whoever read the output stopped
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -120,12 +121,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()  # a closed pipe shows here, not in Python's last moments
+        if sys.stdout is not None:  # None where it was closed before the start
+            sys.stdout.flush()  # a closed pipe shows here, not in Python's last moments
         return code
     except BrokenPipeError:
         # Python flushes stdout once more on its way out; that must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"milo-restore: error: standard output cannot be written ({error.strerror})", file=sys.stderr)
+        return 2
 
 
 def _run(arguments: list[str]) -> int:

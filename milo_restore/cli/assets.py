@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Weights and data sets are looked for in the folder that MILO_RESTORE_ASSETS names, then in the cache "
         "(MILO_RESTORE_CACHE), where downloads go."
     )
-    actions = parser.add_subparsers(metavar="list|fetch|verify", dest="action", required=True)
+    actions = parser.add_subparsers(metavar="list|fetch|verify|seal", dest="action", required=True)
     for action, summary, example in (
         ("list", "what there is, what is found where, and under which licence", "milo-restore assets list"),
         ("fetch", f"download what is missing; '{_ALL}': all that can be checked by a known hash",
@@ -45,11 +45,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 help="metrics of 'evaluate', pyiqa's among them, too",
             )
 
+    seal = actions.add_parser(
+        "seal",
+        help="write the sha256 of your own images into DIR/seal.json, which every reading of them then checks",
+        description="Write the sha256 of all images in DIR, and in the folders below it, into DIR/seal.json. From then "
+        "on training, evaluation and every other command refuse an image that has changed, is new, or is gone.",
+        epilog="example: milo-restore assets seal ~/photos",
+    )
+    seal.add_argument("folders", metavar="DIR", nargs="+", type=Path)
+    seal.add_argument(
+        "--again", action="store_true", help="replace a seal that is there: the images were meant to change"
+    )
+
 
 def main(arguments: argparse.Namespace) -> int:
-    """List, fetch or verify."""
+    """List, fetch, verify or seal."""
     from milo_restore import files
 
+    if arguments.action == "seal":
+        return _seal(arguments)
     root = arguments.root
     if root is not None and not root.expanduser().is_dir():
         raise ConfigError("no such folder", where=f"--root {root}", mend="Make it first")
@@ -66,6 +80,14 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.action == "verify" and not arguments.names:
         return _verify_what_is_there([files.asset_status(name, root) for name in names])
+    return _fetch_or_verify(arguments, names, metrics)
+
+
+def _fetch_or_verify(arguments: argparse.Namespace, names: Sequence[str], metrics: Sequence[str]) -> int:
+    """Each of the named, whatever became of the others."""
+    from milo_restore import files
+
+    root = arguments.root
     act = files.fetch_asset if arguments.action == "fetch" else files.verify_asset
     failures: list[MiloRestoreError] = []
     for name in names:
@@ -78,6 +100,14 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"milo-restore: error: {failure}", file=sys.stderr)
     if failures:
         raise failures[-1]
+    return 0
+
+
+def _seal(arguments: argparse.Namespace) -> int:
+    from milo_restore.files.seal import seal
+
+    for folder in arguments.folders:
+        print(seal(folder, again=arguments.again))
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import importlib.metadata
 import io
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from milo_restore.cli.metric import add_list_metrics
 from milo_restore.errors import ConfigError, listed
 from milo_restore.files.write import check_target, replace_file
+from milo_restore.show.text import CSVWriter
 
 if TYPE_CHECKING:
     from milo_restore.opinions.coefficients import Coefficient, Correlation
@@ -209,7 +209,7 @@ def _differences(run: Run) -> list[str]:
 
 def _csv(run: Run) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = CSVWriter(text)
     ends = [f"{key}{end}" for key in _COEFFICIENTS for end in ("", "_low", "_high")]
     fit = ("b1", "b2", "b3", "b4", "converged", "fit_reason")
     writer.writerow(("metric", "better", "kind", "n", "left_out", "references", *ends, "pearson", *fit, "note"))

@@ -79,6 +79,7 @@ def load_model(name: str | Path, entry: str | None = None) -> tuple[Restormer, P
     Raises:
         WeightsError: the run has not finished, or the file is missing, damaged or another network's.
     """
+    from milo_restore.files.manifest import verify_file
     from milo_restore.models.lite import LITE, lite_weights
     from milo_restore.models.restormer import Restormer
 
@@ -90,6 +91,8 @@ def load_model(name: str | Path, entry: str | None = None) -> tuple[Restormer, P
     if path.is_dir() and not weights.is_file():
         mend = "Finish the run with --resume latest, or name a weight file"
         raise WeightsError("holds no trained network", where=path, mend=mend)
+    if (path / "env.json").is_file():
+        verify_file(weights, needed=True)  # a run always writes a manifest, which reading looks at where there is one
     return Restormer.from_checkpoint(weights, entry=entry).eval(), weights
 
 

@@ -60,15 +60,24 @@ class Finding:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``doctor``: none of its own."""
+    """The arguments of ``doctor``."""
     parser.description = (
         "Show versions, devices, weights and data sets, and what to do about what is missing. "
         "Ends with exit code 0 where the basics work (the core, MILO with some weights), with 1 otherwise."
     )
+    parser.add_argument("--torture", metavar="RECIPE", type=Path,
+                        help="instead: kill this training at every operation on its files, fill the disk, resume, and "
+                             "compare with the run that nobody disturbed; what follows -- are its options")  # fmt: skip
+    parser.add_argument("--points", metavar="N", type=int, help="of --torture: at most N kills and N full disks")
+    parser.add_argument("rest", metavar="-- OPTIONS", nargs="*", help=argparse.SUPPRESS)
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the report; 0 where the basics work, else 1."""
+    if arguments.torture is not None:
+        from milo_restore.cli.torture import torture
+
+        return torture(arguments.torture, arguments.rest, arguments.points)
     sections: dict[str, Callable[[], list[Finding]]] = {
         "Versions": check_versions,
         "Extras": check_extras,

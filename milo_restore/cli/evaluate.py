@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from milo_restore.cli.metric import add_list_metrics, add_pairing
-from milo_restore.errors import ConfigError, listed
+from milo_restore.errors import ConfigError, DataError, listed
 from milo_restore.files.write import check_target, replace_file
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def main(arguments: argparse.Namespace) -> int:
     for file in (arguments.output, arguments.csv):
         if file is not None:
             check_target(file)
+    _check_replaced(arguments.output)
     device = _start(arguments.device)
 
     from milo_restore.files import cache_folder
@@ -165,6 +167,23 @@ def main(arguments: argparse.Namespace) -> int:
     for line in [*_notes(results, measured.computed), *describe_sets(results)]:
         print(line)
     return 0
+
+
+def _check_replaced(file: Path) -> None:
+    """Refuse to write over a file that is no results file.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    from milo_restore.measure.results import read_results
+
+    if file.is_file():
+        try:
+            read_results(file)
+        except DataError as error:
+            mend = "Name another --output, or remove it"
+            raise ConfigError("is there already and holds no results of this command", where=file, mend=mend) from error
+        print(f"milo-restore: the results in {file} are replaced", file=sys.stderr)
 
 
 def _start(name: str | None) -> torch.device:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from milo_restore.cli.metric import add_metric_arguments, load_milo
 from milo_restore.errors import ConfigError, DataError
 from milo_restore.files.write import check_target, replace_file
+from milo_restore.show.text import CSVWriter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -236,7 +236,7 @@ def _table(lines: Sequence[Sequence[Prediction]], kind: Distortion) -> str:
 
 def _csv(found: Sequence[tuple[Distortion, Sequence[Sequence[Prediction]]]]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = CSVWriter(text)
     parameter = found[0][0].parameter if len(found) == 1 else "value"
     writer.writerow(["image", "distortion", "name", "level", parameter, "mos"])
     writer.writerows(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import io
 import json
@@ -22,6 +21,7 @@ from milo_restore.cli.metric import (
 )
 from milo_restore.errors import DataError
 from milo_restore.files.write import check_target, replace_file
+from milo_restore.show.text import CSVWriter
 
 if TYPE_CHECKING:
     from milo_restore.metric import MaskedMetric
@@ -110,7 +110,7 @@ def _table(scores: Sequence[PairScore], means: dict[str, float]) -> str:
 
 def _csv(scores: Sequence[PairScore]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = CSVWriter(text)
     writer.writerow([field.name for field in dataclasses.fields(PairScore)])
     writer.writerows(dataclasses.astuple(row) for row in scores)
     return text.getvalue()

@@ -21,12 +21,12 @@ from milo_restore.data.degrade import (
     build_degradation,
 )
 from milo_restore.data.degraded_patches import DegradedPairs, FilePairs, Files
-from milo_restore.data.image_sets import PHOTOGRAPHS, centre_crop, load_collection
+from milo_restore.data.image_sets import PHOTOGRAPHS, centre_crop, identity_of, load_collection
 from milo_restore.data.images import list_images_below, to_tensor
 from milo_restore.data.keys import keyed_rng
 from milo_restore.data.restoration_pairs import RestorationPair, noisy_pairs
 from milo_restore.files import DATASETS, find_dataset
-from milo_restore.files.hashes import images_sha256, sha256_of, text_sha256
+from milo_restore.files.hashes import sha256_of, text_sha256
 
 FACE = "astronaut-face"
 FACE_ROWS, FACE_COLUMNS = slice(0, 256), slice(96, 352)  # of scikit-image's astronaut
@@ -122,11 +122,7 @@ def pieces(pairs: Sequence[RestorationPair], side: int) -> tuple[Tensor, Tensor]
 
 def fingerprint(pairs: DegradedPairs, data: DegradedData) -> dict[str, str]:
     """Identity of a run's training data: the images (on disk by name and size) and the degradation's values."""
-    if isinstance(pairs, FilePairs):
-        listed = "\n".join(f"{path.name} {path.stat().st_size}" for path in pairs.images.paths)
-        images = text_sha256(listed)
-    else:
-        images = images_sha256(pairs.images)
+    images = identity_of(pairs.images.paths if isinstance(pairs, FilePairs) else pairs.images)
     return {"images": images, "degradation": repr(data.chosen), "flip": str(pairs.flip)}
 
 

@@ -11,6 +11,7 @@ CC0; motorcycle_left is from the Middlebury 2014 stereo benchmark.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from milo_restore.data.images import list_images, load_images, read_image
 from milo_restore.errors import DataError
 from milo_restore.files import DATASETS, find_dataset
+from milo_restore.files.hashes import images_sha256, text_sha256
 
 TRAINING = ("astronaut.png", "coffee.png", "motorcycle_left.png")
 HELD_OUT = ("chelsea.png", "rocket.jpg")
@@ -66,6 +68,21 @@ def load_collection(name: str, root: str | Path | None = None) -> list[tuple[str
         return PHOTOGRAPHS[name]()
     paths = find_dataset(name, Path(root) if root else None) if name in DATASETS else list_images(name)
     return load_images(paths)
+
+
+def identity_of(images: Sequence[Path | tuple[str, NDArray[np.uint8]]]) -> str:
+    """A hash of a set of images in its order: of all pixels of those in memory, of names and sizes of files.
+
+    Files are not read for it: a million of them would take hours. ``milo-restore assets seal`` watches their bytes.
+
+    Raises:
+        DataError: a file is gone.
+    """
+    try:
+        listed = "\n".join(f"{image.name} {image.stat().st_size}" for image in images if isinstance(image, Path))
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=error.filename) from error
+    return text_sha256(listed) if listed else images_sha256([image for image in images if not isinstance(image, Path)])
 
 
 def centre_crop(image: NDArray[np.uint8], side: int | None) -> NDArray[np.uint8]:

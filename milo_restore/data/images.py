@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,11 +17,16 @@ from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from milo_restore.errors import DataError, MiloRestoreError, NumericsError
+from milo_restore.errors import DataError, MiloRestoreError, NumericsError, printable
 from milo_restore.files.datasets import SUFFIXES
+from milo_restore.files.manifest import check_sealed, check_sealed_listing
 from milo_restore.files.write import replacing
 
 _TO_RGB = "Convert it to 8-bit RGB first"
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
+"""Those that are read, whatever a file is called. Of others it is not sure that Pillow gives all bits, or the right
+ones: it reads 16 bits of JPEG 2000, and 10 of AVIF, as 8."""
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _IMAGE_DEPTH = 258, 339, 32997  # tags of TIFF
 _PLAIN = {"RGB", "L", "1", "P"}
 _WITH_ALPHA = {"RGBA", "LA", "PA", "La", "RGBa"}
 _PIXELS_AT_ONCE = 2**20
@@ -40,6 +47,8 @@ def list_images(folder: str | Path) -> list[Path]:
             paths = [folder / name for name in sorted(entry.name for entry in entries if _is_image(entry))]
     except OSError as error:
         raise DataError(f"cannot be listed ({error.strerror or error})", where=folder) from error
+    _check_names(paths)
+    check_sealed_listing(folder, paths, below=False)
     if not paths:
         raise DataError("holds no images", where=folder, mend=f"Expected files ending in {', '.join(SUFFIXES)}")
     return paths
@@ -54,6 +63,8 @@ def list_images_below(folder: str | Path) -> list[Path]:
     if not Path(folder).is_dir():
         raise DataError("no such folder", where=folder, mend="Name a folder of images, such as ImageNet's train")
     paths = sorted(path for path in files_below(folder) if path.suffix.lower() in SUFFIXES)
+    _check_names(paths)
+    check_sealed_listing(Path(folder), paths, below=True)
     if not paths:
         raise DataError("holds 0 images", where=folder, mend=f"Expected files ending in {', '.join(SUFFIXES)}")
     return paths
@@ -82,6 +93,14 @@ def by_stem(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
     return found
 
 
+def _check_names(paths: Sequence[Path]) -> None:
+    """Refuse names that no table, results file or terminal could show: before the work, not after it."""
+    for path in paths:
+        if printable(path.name) != path.name:
+            what = "its name is not UTF-8 or holds control characters"
+            raise DataError(what, where=path, mend="Rename it, or leave it out")
+
+
 def _is_image(entry: os.DirEntry[str]) -> bool:
     return Path(entry.name).suffix.lower() in SUFFIXES and not entry.name.startswith(".") and entry.is_file()
 
@@ -96,31 +115,67 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         (H, W, 3) uint8, contiguous.
 
     Raises:
-        DataError: naming the file, where it is missing, truncated, damaged, not an image, animated, transparent, deeper
-            than 8 bits, or in another colour space than RGB or grey. None of these is converted silently.
+        DataError: naming the file, where it is missing, truncated, damaged, not what it was when it was sealed, not an
+            image of a format in `FORMATS`, animated, transparent, deeper than 8 bits, or in another colour space than
+            RGB or grey. None of these is converted silently. Damage shows by checksums (PNG) and by what libjpeg
+            reports (JPEG of the usual chroma subsamplings); BMP, PPM, TIFF and WebP have neither, and want a seal.
     """
     path = Path(path)
     try:
+        content = path.read_bytes()  # once: what is checked is what is decoded
+        check_sealed(path, content)
         with _no_truncated_images():
-            with Image.open(path) as image:
+            with _opened(content) as image:
                 image.verify()  # PNG: the checksums of all chunks. Leaves the object unusable.
-            with Image.open(path) as image:
-                return _decode(image, path)
+            with _opened(content) as image:
+                pixels = _decode(image, path)
+                if image.format in ("JPEG", "MPO"):
+                    _check_jpeg(content)
+                return pixels
     except MiloRestoreError:
         raise
     except FileNotFoundError as error:
         raise DataError("no such image", where=path) from error
     except Exception as error:  # damaged files make Pillow's plugins raise nearly anything
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        reason = reason_of(error)
         mend = "It may be truncated, damaged or no image: replace it or remove it"
         raise DataError(f"cannot be read as an image ({reason})", where=path, mend=mend) from error
 
 
+def _opened(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content), formats=FORMATS)
+
+
+def reason_of(error: Exception) -> str:
+    """What Pillow says of a file, on one line; of a file in memory it gives the address."""
+    said = re.sub(r" ?<_io.BytesIO object at \w+>", "", " ".join(str(error).split()))
+    kinds = f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} that can be read"
+    return said.replace("cannot identify image file", kinds)[:160] or type(error).__name__
+
+
+def _check_jpeg(content: bytes) -> None:
+    """Decode once more, for what libjpeg reports: Pillow goes on, with grey or shifted blocks, and says nothing.
+
+    Raises:
+        ValueError: libjpeg's words.
+    """
+    import simplejpeg
+
+    try:
+        simplejpeg.decode_jpeg(content, "GRAY", strict=True)
+    except ValueError as error:
+        if "subsampling" not in str(error):  # TurboJPEG takes the usual ones only
+            raise
+
+
 def _decode(image: Image.Image, path: Path) -> NDArray[np.uint8]:
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+    volume = image.format == "TIFF" and image.tag_v2.get(_IMAGE_DEPTH, 1) > 1  # type: ignore[attr-defined]
+    if volume or (image.format != "MPO" and getattr(image, "n_frames", 1) > 1):
         raise DataError("holds several frames", where=path, mend="Save the one that is meant as a file of its own")
     if _deeper_than_8_bits(image):
         raise DataError(f"holds more than 8 bits per channel (mode {image.mode})", where=path, mend=_TO_RGB)
+    if image.format == "TIFF" and set(image.tag_v2.get(_SAMPLE_FORMAT, (1,))) != {1}:  # type: ignore[attr-defined]
+        raise DataError("holds signed or floating-point samples", where=path, mend=_TO_RGB)
     if image.mode not in _PLAIN | _WITH_ALPHA:
         raise DataError(f"colour mode {image.mode} is neither RGB nor grey", where=path, mend=_TO_RGB)
     image.load()
@@ -154,6 +209,8 @@ def _deeper_than_8_bits(image: Image.Image) -> bool:
     """Pillow has no deep RGB: it drops the low bytes silently, and only the decoder's raw mode tells."""
     if image.mode[0] in "IF":
         return True
+    if image.format == "TIFF":
+        return any(bits > 8 for bits in image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))  # type: ignore[attr-defined]
     for tile in getattr(image, "tile", ()):
         arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         if any(isinstance(argument, str) and ";16" in argument for argument in arguments):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from milo_restore.errors import WeightsError
+from milo_restore.files.manifest import verify_file
 
 State = dict[str, Tensor]
 Network = TypeVar("Network", bound=nn.Module)
@@ -86,6 +87,8 @@ def read_state(
 def read_content(path: Path, *, mapped: bool = False) -> tuple[Any, dict[str, str]]:
     """All that a file of one of `SUFFIXES` holds, and the metadata of a .safetensors.
 
+    Where the folder has a manifest, as a run's ``final/`` has, the file is first held against it.
+
     Raises:
         WeightsError: the file is missing, of another kind or damaged, or holds objects that could run code.
     """
@@ -93,6 +96,7 @@ def read_content(path: Path, *, mapped: bool = False) -> tuple[Any, dict[str, st
         raise WeightsError("no such weight file", where=path, mend=f"Give a file ending in {', '.join(SUFFIXES)}")
     if path.suffix not in SUFFIXES:
         raise WeightsError(f"unknown suffix {path.suffix!r}", where=path, mend=f"Known: {', '.join(SUFFIXES)}")
+    verify_file(path)
     try:
         return _read_safetensors(path) if path.suffix == ".safetensors" else (_read_torch(path, mapped), {})
     except Exception as error:  # the unpickler raises nearly anything on damaged files, and on what is not allowed

@@ -1,28 +1,36 @@
 """Writing in one piece: whoever looks sees the old file or folder or the new one, never half of it.
 
-`replace_file` and `replacing` write one file, `publish` a whole folder with a manifest, which `verify` reads.
+`replace_file` and `replacing` write one file, `publish` a whole folder with a manifest, which
+`milo_restore.files.manifest.verify` reads.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-from milo_restore.errors import DataError, WeightsError
-from milo_restore.files.hashes import sha256_of, text_sha256
+from milo_restore.errors import DataError
+from milo_restore.files.manifest import MANIFEST, manifest_of, names_of
 
-MANIFEST = "manifest.json"
-"""Size and sha256 of each other file of a published folder, and a digest of its own."""
 TEMPORARY = ".tmp-"
 """What names begin with that are not finished; a process that is killed leaves some."""
 ASIDE = f"{TEMPORARY}old-"
 """What the names of folders begin with that stepped aside for a new one of their name."""
+
+
+_STEM = 160  # bytes of a file's own name in its temporary one: file systems take 255 in all
+_UNFINISHED = re.compile(rf"{re.escape(TEMPORARY)}.+-\d+(-\d+)?(\.\w+)?")  # a process, and perhaps a thread
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a name is one that this module gives to what is not finished."""
+    return _UNFINISHED.fullmatch(path.name) is not None
 
 
 def check_target(path: Path) -> None:
@@ -72,7 +80,8 @@ def replacing(path: Path, then: str = "") -> Iterator[Path]:
     Raises:
         DataError: the file cannot be written.
     """
-    temporary = path.with_name(f"{TEMPORARY}{path.stem}-{os.getpid()}-{threading.get_ident()}{path.suffix}")
+    stem = os.fsencode(path.stem)[:_STEM].decode(errors="ignore")
+    temporary = path.with_name(f"{TEMPORARY}{stem}-{os.getpid()}-{threading.get_ident()}{path.suffix}")
     with writing(path, then):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +99,11 @@ def replace_file(path: Path, content: bytes | str, then: str = "") -> None:
         DataError: it cannot be written.
     """
     with replacing(path, then) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        try:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        except UnicodeEncodeError as error:
+            what = f"names {error.object[error.start :][:40]!r}, which is not UTF-8"
+            raise DataError(what, where=path, mend="Rename the file or folder of that name") from error
 
 
 def publish(target: Path, write: Callable[[Path], object], then: str = "") -> None:
@@ -107,7 +120,8 @@ def publish(target: Path, write: Callable[[Path], object], then: str = "") -> No
         with writing(target, then):
             temporary.mkdir(parents=True)
             write(temporary)
-            _write_manifest(temporary)
+            text = manifest_of(temporary, names_of(temporary))
+            (temporary / MANIFEST).write_text(text, encoding="utf-8")
             for path in (*temporary.rglob("*"), temporary):
                 sync(path)
             _replace(temporary, target)
@@ -116,39 +130,16 @@ def publish(target: Path, write: Callable[[Path], object], then: str = "") -> No
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def verify(folder: Path, mend: str | None = None) -> None:
-    """Check every byte of a published folder against its manifest, before any of it is interpreted.
-
-    Args:
-        folder: what `publish` made.
-        mend: what to do about a damaged one, for the error.
-
-    Raises:
-        WeightsError: naming the first file that is missing, too many, or differs.
-    """
-    manifest = folder / MANIFEST
-    try:
-        raw = manifest.read_bytes()
-        files = json.loads(raw)["files"]
-        if raw != _manifest_text(files).encode():
-            raise ValueError("its own digest differs")
-    except FileNotFoundError as error:
-        raise WeightsError("is missing: the folder is not complete", where=manifest, mend=mend) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError("is damaged", where=manifest, mend=mend) from error
-    for name in sorted(_files(folder).keys() - {MANIFEST} - set(files)):
-        raise WeightsError("does not belong there", where=folder / name, mend=mend)
-    for name, entry in files.items():
-        path = folder / name
-        try:
-            if path.stat().st_size != entry["bytes"]:
-                raise WeightsError(f"has {path.stat().st_size} bytes, not {entry['bytes']}", where=path, mend=mend)
-            if sha256_of(path) != entry["sha256"]:
-                raise WeightsError("is damaged: its sha256 is not the manifest's", where=path, mend=mend)
-        except OSError as error:
-            raise WeightsError(f"cannot be read ({error.strerror})", where=path, mend=mend) from error
-        except DataError as error:
-            raise WeightsError(error.what, where=path, mend=mend) from error
+def settle(path: Path) -> None:
+    """Sort the metadata of a .safetensors, which its writer leaves in random order: equal content, equal bytes."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        head = json.loads(file.read(size))
+        head["__metadata__"] = dict(sorted(head.get("__metadata__", {}).items()))
+        text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        if len(text) == size:
+            file.seek(8)
+            file.write(text)
 
 
 def sync(path: Path) -> None:
@@ -172,19 +163,3 @@ def _replace(temporary: Path, target: Path) -> None:
             os.rename(aside, target)
         raise
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """All that lies in a folder and is none, by its name from there on."""
-    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
-
-
-def _manifest_text(files: dict[str, Any]) -> str:
-    """The manifest's one spelling; its own digest makes any change to it show."""
-    digest = text_sha256(json.dumps(files, sort_keys=True))
-    return json.dumps({"files": files, "digest": digest}, sort_keys=True, indent=1) + "\n"
-
-
-def _write_manifest(folder: Path) -> None:
-    files = {name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for name, path in _files(folder).items()}
-    (folder / MANIFEST).write_text(_manifest_text(files), encoding="utf-8")

@@ -48,6 +48,8 @@ class LossSettings:
             raise ValueError(f"a {self.curriculum} curriculum needs MILO's mask, {self.kind} has none: {mend}")
         if self.kind != "milo" and self.anchor:
             raise ValueError(f"an anchor stands beside MILO: set loss.kind=milo, not {self.kind}, or loss.anchor=0")
+        if not 0 < self.loss_weight < math.inf:
+            raise ValueError(f"loss_weight must be a number above 0, got {self.loss_weight}: below, the loss grows")
         if not 0 <= self.anchor < math.inf:
             raise ValueError(f"anchor must be a number from 0, got {self.anchor}")
 

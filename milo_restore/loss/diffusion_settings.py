@@ -76,8 +76,8 @@ class DiffusionLossSettings:
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(map(repr, known))}")
-        for name in ("contrast", "noise_blend", "snr_gamma", "anchor"):
-            value, null = getattr(self, name), "" if name == "contrast" else " or null"
+        for name in ("contrast", "noise_blend", "snr_gamma", "anchor", "loss_weight"):
+            value, null = getattr(self, name), "" if name in ("contrast", "loss_weight") else " or null"
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be a number above 0{null}, got {value}")
         if self.anchor_timestep < 1:

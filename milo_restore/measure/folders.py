@@ -194,7 +194,8 @@ def image_size(path: Path) -> tuple[int, int]:
             width, height = image.size
             # Pillow decodes a whole PNG to look for EXIF data behind the pixels.
             plain = image.format == "PNG" and not any(mark in path.read_bytes() for mark in _PNG_EXIF)
-            rotated = not plain and image.getexif().get(0x0112, 1) in _ROTATED
+            # Pillow gives a TIFF's size as it is turned.
+            rotated = not plain and image.format != "TIFF" and image.getexif().get(0x0112, 1) in _ROTATED
     except Exception as error:  # damaged files make Pillow's plugins raise nearly anything
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         mend = "It may be truncated, damaged or no image: replace it or remove it"

@@ -103,6 +103,7 @@ def evaluate_restorers(
     cache: Path | None = None,
     device: torch.device | str = "cpu",
     progress: bool | None = None,
+    notice: str | None = None,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Restore test sets with every method, write the pictures, and measure them as ``milo-restore evaluate`` does.
 
@@ -121,6 +122,7 @@ def evaluate_restorers(
             measured once. None: nothing is kept.
         device: where the metrics compute.
         progress: show a bar on the main process; by default where standard error is a terminal.
+        notice: what a reader of the report must know of the methods, such as that a run was changed on its way.
 
     Returns:
         The content of results.json, by set and method.
@@ -144,7 +146,9 @@ def evaluate_restorers(
             found = make_results(folders, images, metrics, {}, Protocol(), measured, device)
             results[name][method] = found
             if rank_and_size()[0] == 0:
-                about = {"method": labels.get(method, method), "title": name, "order": order}
+                about: dict[str, Any] = {"method": labels.get(method, method), "title": name, "order": order}
+                if notice is not None and method != INPUT:
+                    about["notice"] = notice
                 replace_file(place / method / PROVENANCE, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
                 replace_file(place / method / RESULTS, to_json(found))
     return results

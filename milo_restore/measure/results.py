@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import importlib.metadata
 import io
@@ -22,6 +21,7 @@ from milo_restore.measure.folders import ImageFiles
 from milo_restore.measure.intervals import FEWEST, LEVEL, METHOD, Floats, mean_interval
 from milo_restore.measure.metrics import Metric, MetricUnavailable, Protocol
 from milo_restore.measure.run import Measured
+from milo_restore.show.text import CSVWriter
 
 FORMAT = 1
 _PACKAGES = ("torch", "numpy", "pillow", "basicsr", "opencv-python", "pyiqa", "stlpips-pytorch", "accelerate")
@@ -80,7 +80,7 @@ def to_json(results: Mapping[str, Any]) -> str:
 def to_csv(results: Mapping[str, Any]) -> str:
     """One line per image: name, files, size, a column per metric, and its failures; empty where there is no value."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = CSVWriter(text)
     names = list(results["metrics"])
     writer.writerow(("name", "pred", "ref", "input", "width", "height", *names, "failures"))
     for image in results["images"]:

@@ -14,6 +14,7 @@ from milo_restore.errors import WeightsError
 from milo_restore.files import fetch_weights, find_weights, weights_path
 from milo_restore.files.hashes import sha256_of
 from milo_restore.files.hub import WEIGHTS_FILE, weights_folder
+from milo_restore.files.manifest import verify_file
 from milo_restore.files.state import State, read_state
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
@@ -117,6 +118,7 @@ def _choose(asset: str) -> str:
 def _shipped_file(shipped: Mapping[str, str], asked: str) -> Path:
     if asked not in shipped:
         raise WeightsError("no mini weights are shipped for this metric", where=asked, mend="Use 'official' or a path")
+    verify_file(SHIPPED / shipped[asked], needed=True)
     return SHIPPED / shipped[asked]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from milo_restore.errors import WeightsError
+from milo_restore.files.manifest import verify_file
 
 LITE = {"lite": "restormer_lite_milo.safetensors", "lite-mae": "restormer_lite_mae.safetensors"}
 """By name: trained with MILO as ``recipes/configs/restormer_bsd400_lite.yaml`` recommends it, and with MAE."""
@@ -23,4 +24,5 @@ def lite_weights(name: str) -> Path:
     path = Path(__file__).resolve().parent.parent / "weights" / LITE[name]
     if not path.is_file():
         raise WeightsError("is not here", where=path, mend="Install milo-restore again")
+    verify_file(path, needed=True)
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
@@ -10,7 +9,7 @@ from typing import Any
 
 from milo_restore.measure.compare import Comparison
 from milo_restore.measure.of_sets import NOTE as SETS_NOTE
-from milo_restore.show.text import ARROWS, counted, tex, text_table
+from milo_restore.show.text import ARROWS, CSVWriter, counted, tex, text_table
 
 HEAD = ("", "difference", "95% interval", "p", "p (Holm)", "wins", "losses")
 NOTE = (
@@ -58,7 +57,7 @@ def as_latex(comparisons: Sequence[Comparison], sets: Sets | None = None) -> str
 def as_csv(comparisons: Sequence[Comparison], sets: Sets | None = None) -> str:
     """One line per metric and pair of methods; empty where there is no interval, no test, or no value per image."""
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
+    writer = CSVWriter(stream)
     writer.writerow(
         ("metric", "better", "images", "first", "second", "difference", "low", "high", "p", "p_holm", "wins", "losses",
          "holds")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 """The better direction, as tables show it."""
@@ -15,6 +17,31 @@ _LATEX = {
     "▲": r"$\blacktriangle$", "▼": r"$\blacktriangledown$", "†": r"$\dagger$", "<": r"\textless{}",
     ">": r"\textgreater{}",
 }  # fmt: skip
+
+
+class CSVWriter:
+    """csv.writer, of texts that no spreadsheet takes for formulas: a name that begins like one gets an apostrophe.
+
+    Args:
+        file: what is written to.
+    """
+
+    def __init__(self, file: io.StringIO) -> None:
+        self._writer = csv.writer(file, lineterminator="\n")
+
+    def writerow(self, row: Iterable[object]) -> None:
+        """Write one line."""
+        self._writer.writerow([self._harmless(cell) for cell in row])
+
+    def writerows(self, rows: Iterable[Iterable[object]]) -> None:
+        """Write several lines."""
+        for row in rows:
+            self.writerow(row)
+
+    @staticmethod
+    def _harmless(cell: object) -> object:
+        formula = isinstance(cell, str) and len(cell) > 1 and cell[0] in "=+-@\t\r"
+        return f"'{cell}" if formula else cell
 
 
 def counted(images: int) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors.torch import save_model
 
 from milo_restore.errors import ConfigError, WeightsError
+from milo_restore.files.write import settle
 from milo_restore.train import checkpoint
 from milo_restore.train.state import TrainingState
 
@@ -54,6 +55,7 @@ def offer(folder: Path, state: TrainingState, evaluation: Mapping[str, float], *
     def write(temporary: Path) -> None:
         with state.averaged() as model:
             save_model(model, str(temporary / "model.safetensors"), {"format": "pt", "step": str(state.step)})
+        settle(temporary / "model.safetensors")
         record = {"step": state.step, "best": name, "evaluation": dict(evaluation)}
         (temporary / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

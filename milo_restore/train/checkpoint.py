@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 
 from milo_restore.errors import WeightsError
-from milo_restore.files import write
-from milo_restore.files.write import ASIDE, TEMPORARY
+from milo_restore.files import manifest, write
+from milo_restore.files.write import ASIDE, TEMPORARY, is_temporary
 
 _RESUME = ", then continue with --resume latest"
 
@@ -27,8 +27,9 @@ _RESUME = ", then continue with --resume latest"
 publish = partial(write.publish, then=_RESUME)
 replace_file = partial(write.replace_file, then=_RESUME)
 writing = partial(write.writing, then=_RESUME)
-verify = partial(write.verify, mend="Resume from an intact checkpoint (--resume latest finds the newest)")
+verify = partial(manifest.verify, mend="Resume from an intact checkpoint (--resume latest finds the newest)")
 
+_BELOW = ("samples", "eval")  # where a run's pictures and tables are written, folders below included
 _NAME = re.compile(r"checkpoint-(\d{6,})")
 
 
@@ -44,12 +45,13 @@ def checkpoints(output: Path) -> list[Path]:
 
 
 def clean(output: Path) -> None:
-    """Remove what a killed run left half-written; put back what had stepped aside for it."""
+    """Remove what a killed run left half-written; put back what had stepped aside for it. Others' files stay."""
     for path in output.glob(f"{ASIDE}*"):
         target = output / path.name[len(ASIDE) :].rpartition("-")[0]
         if not target.exists():
             os.rename(path, target)
-    for path in output.glob(f"{TEMPORARY}*"):
+    written = [output.glob(f"{TEMPORARY}*"), *((output / name).rglob(f"{TEMPORARY}*") for name in _BELOW)]
+    for path in [path for found in written for path in found if is_temporary(path)]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -75,11 +77,17 @@ def newest_intact(output: Path, say: Callable[[str], None]) -> Path | None:
     return None
 
 
-def prune(output: Path, newest: Path, keep: int | None) -> None:
-    """Delete checkpoints beyond the ``keep`` newest, counted back from ``newest``; later ones are not its to judge."""
+def prune(output: Path, newest: Path, keep: int | None, sound: int) -> None:
+    """Delete checkpoints beyond the ``keep`` newest, counted back from ``newest``; later ones are not its to judge.
+
+    The newest one after which a step was finite, ``sound`` at the latest, stays in any case: the weights of those that
+    follow are not tried yet.
+    """
     if keep is None:
         return
-    old = [path for path in checkpoints(output) if step_of(path) <= step_of(newest)][:-keep]
+    found = [path for path in checkpoints(output) if step_of(path) <= step_of(newest)]
+    tried = [path for path in found if step_of(path) < sound][-1:]
+    old = [path for path in found[:-keep] if path not in tried]
     for path in old:
         # Renamed first: a kill halfway leaves a temporary folder, never a checkpoint with files missing.
         aside = output / f"{TEMPORARY}gone-{path.name}-{os.getpid()}"  # not ASIDE: it is not to come back

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from milo_restore.config import load_config
-from milo_restore.errors import run_program
+from milo_restore.errors import ConfigError, run_program
 from milo_restore.processes import leave
+from milo_restore.train.diverged import Diverged
 
 C = TypeVar("C")
 
@@ -23,11 +25,13 @@ class RunArguments:
         output: the run folder.
         resume: ``latest``, the path of a checkpoint, or None for a fresh start.
         dry_run: build everything, check every path and key, train nothing.
+        changes: keys of ``--change``, which may differ from the run that is gone on with.
     """
 
     output: Path
     resume: str | None
     dry_run: bool
+    changes: tuple[str, ...] = ()
 
 
 def run_recipe(
@@ -59,13 +63,24 @@ def run_recipe(
     parser.add_argument(
         "--resume", metavar="latest|CHECKPOINT", help="go on from the newest intact or a given checkpoint"
     )
+    parser.add_argument("--change", metavar="KEY.SUB[=VALUE]", action="append", nargs="+", default=[],
+                        help="with --resume: go on with another value than the run began with, on record; without a "
+                             "value, of what follows from others, such as the images' hash")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="check configuration, data and weights; train nothing")
     arguments = parser.parse_args(argv)
     output = arguments.output or Path("runs") / arguments.config.stem
+    overrides, changes = ([item for group in groups for item in group] for groups in (arguments.overrides,
+                                                                                      arguments.change))  # fmt: skip
 
     def act() -> int:
-        config = load_config(schema, arguments.config, [item for group in arguments.overrides for item in group])
-        return main(config, RunArguments(output, arguments.resume, arguments.dry_run))
+        if changes and arguments.resume is None:
+            raise ConfigError("changes a run that is gone on with", where="--change", mend="Add --resume latest")
+        config = load_config(schema, arguments.config, [*overrides, *(item for item in changes if "=" in item)])
+        keys = tuple(item.partition("=")[0] for item in changes)
+        try:
+            return main(config, RunArguments(output, arguments.resume, arguments.dry_run, keys))
+        except Diverged as error:
+            raise error.with_command(sys.argv if argv is None else [sys.argv[0], *argv]) from error
 
     try:
         return run_program(parser.prog, act)

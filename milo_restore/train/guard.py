@@ -40,8 +40,12 @@ def take_step(
     batches: list[MicroBatch],
     settings: TrainSettings,
     stop: Callable[[], bool],
+    *,
+    update: bool = True,
 ) -> tuple[Outcome, list[Tensor]]:
     """Forward, backward, check, update. A loss or gradient norm that is not finite on any process changes nothing.
+
+    Without ``update`` no step changes anything.
 
     Returns:
         The outcome, and this process's micro-batch losses, unread.
@@ -65,7 +69,7 @@ def take_step(
     loss, norms, stops, *means = accelerator.reduce(torch.stack(shares), "sum").tolist()
     reported = dict(zip(parts, means))
     outcome = Outcome(loss, norms / accelerator.num_processes, stops > 0, _skipped(state, loss, norms), reported)
-    if outcome.skipped:
+    if outcome.skipped or not update:
         with torch.no_grad():
             for buffer, before in zip(state.module.buffers(), buffers):
                 buffer.copy_(before)

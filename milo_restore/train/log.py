@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import io
 import json
@@ -9,7 +10,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +51,20 @@ class Journal:
         start: int,
         last: int,
     ) -> None:
-        self.accelerator, self.output = accelerator, output
+        self.accelerator, self.output, self.settings = accelerator, output, settings
         self.main = accelerator.is_main_process
         self._metrics = output / "metrics.jsonl"
         if self.main:
+            _write_environment(accelerator, output, settings, record, start)  # first: it says whose the folder is
             replace_file(output / "config.yaml", record.get("config") or dump_config(settings))
-            _write_environment(accelerator, output, settings, record, start)
             _truncate(self._metrics, start)
         # tensorboard would make a second run folder of the settings; config.yaml holds them.
         chosen = dump_config(settings) if set(settings.trackers) - {"tensorboard"} else None
-        options = {"tensorboard": {"purge_step": start + 1}} if start else {}
-        accelerator.init_trackers(PROJECT, {"settings": chosen} if chosen else None, options)
+        # Also at the start of a run: one that was killed before its first checkpoint has left points.
+        options = {"tensorboard": {"purge_step": start + 1}}
+        self._trackers_work = True
+        with self._tracking():
+            accelerator.init_trackers(PROJECT, {"settings": chosen} if chosen else None, options)
         self.live = self.main and sys.stderr.isatty()
         self.bar = tqdm(total=last, initial=start, unit="step", disable=not self.live, dynamic_ncols=True)
         self._since, self._at = time.perf_counter(), start
@@ -86,7 +90,8 @@ class Journal:
         with writing(self._metrics), self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         if track:
-            self.accelerator.log(_flat(values), step=step)
+            with self._tracking():
+                self.accelerator.log(_flat(values), step=step)
 
     def progress(self, step: int, values: dict[str, Any]) -> None:
         """The regular line of a step: to metrics.jsonl and the trackers, and to the terminal where there is no bar."""
@@ -105,11 +110,18 @@ class Journal:
         content = io.BytesIO()
         Image.fromarray(array).save(content, "PNG")
         replace_file(self.output / "samples" / f"{step:06d}.png", content.getvalue())
-        for tracker in self.accelerator.trackers:
-            if tracker.name == "tensorboard":
-                tracker.log_images({"samples": array[None]}, step=step, dataformats="NHWC")
-            elif tracker.name == "wandb":
-                tracker.log_images({"samples": [array]}, step=step)
+        with self._tracking():
+            for tracker in self.accelerator.trackers:
+                if tracker.name == "tensorboard":
+                    tracker.log_images({"samples": array[None]}, step=step, dataformats="NHWC")
+                elif tracker.name == "wandb":
+                    tracker.log_images({"samples": [array]}, step=step)
+
+    def shown(self, step: int) -> tuple[bool, bool]:
+        """Whether the run folder has the picture, and the evaluation, of a step."""
+        lines = _lines(self._metrics, step)
+        evaluated = any(line["step"] == step and "evaluation" in line for line in lines)
+        return (self.output / "samples" / f"{step:06d}.png").exists(), evaluated
 
     def sync(self) -> None:
         """Bring metrics.jsonl to the disk, as the checkpoint that follows will be."""
@@ -121,7 +133,21 @@ class Journal:
         """Close the bar and the trackers; the process group stays, for it is not the journal's."""
         self.bar.close()
         for tracker in self.accelerator.trackers:
-            tracker.finish()
+            with self._tracking():
+                tracker.finish()
+        self.accelerator.trackers = []
+
+    @contextlib.contextmanager
+    def _tracking(self) -> Iterator[None]:
+        """A tracker that fails is told of once and left alone: metrics.jsonl has every number."""
+        try:
+            yield
+        except Exception as error:  # a full disk, no network: each tracker has errors of its own
+            if self._trackers_work:
+                reason = " ".join(str(error).split())[:160] or type(error).__name__
+                self.say(f"warning: {', '.join(self.settings.trackers)} failed ({reason}): the run goes on without")
+            self._trackers_work = False
+            self.accelerator.trackers = []
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -136,14 +162,20 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 def _truncate(path: Path, start: int) -> None:
     """Keep the lines up to step ``start``; a killed run's last line may be torn."""
+    replace_file(path, "".join(json.dumps(line) + "\n" for line in _lines(path, start)))
+
+
+def _lines(path: Path, last: int) -> list[dict[str, Any]]:
+    """The whole lines up to step ``last``."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
-            if json.loads(line)["step"] <= start:
-                kept.append(line + "\n")
+            line = json.loads(text)
+            if line["step"] <= last:
+                kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue
-    replace_file(path, "".join(kept))
+    return kept
 
 
 def environment() -> dict[str, Any]:

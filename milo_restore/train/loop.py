@@ -5,23 +5,27 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGTERM
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from safetensors.torch import save_model
 from torch import nn
 
-from milo_restore.errors import ConfigError, NumericsError, WeightsError, listed
-from milo_restore.processes import on_main
-from milo_restore.train import best, checkpoint
+from milo_restore.errors import ConfigError, NumericsError, listed
+from milo_restore.files.lock import FolderLock
+from milo_restore.files.write import settle
+from milo_restore.processes import gather, on_main
+from milo_restore.train import best, checkpoint, health, identity
+from milo_restore.train.diverged import Diverged
 from milo_restore.train.feed import MicroBatch, feed
 from milo_restore.train.guard import Outcome, Step, culprits, take_step
 from milo_restore.train.log import Journal, environment
+from milo_restore.train.opening import open_folder
 from milo_restore.train.processes import deterministic, start_accelerator
 from milo_restore.train.schedule import check_split, learning_rate
 from milo_restore.train.settings import TrainSettings
@@ -36,18 +40,24 @@ class FitResult:
 
     step: int  # the last step done
     finished: bool  # whether that was the last of the run; then ``final`` exists
-    stopped: bool  # whether SIGINT or SIGTERM ended it early; the state is saved
+    stopped: bool  # whether SIGINT or SIGTERM came; the state is saved
     signal: int | None  # which of the two
     loss: float | None  # of the last step done by this call; None where there was none left to do
     evaluation: dict[str, float] | None  # the latest of this call
     final: Path | None  # the folder of the final weights
     best: Path | None  # the folder of the best weights, where ``keep_best`` names what is best
     seconds: float  # wall-clock time of this call
+    changes: tuple[str, ...] = ()  # what was changed on the way, from which step on, in words
 
     @property
     def exit_code(self) -> int:
         """Exit code of a program that only trains: 0, or 128 + the signal that stopped it, as in shells."""
         return 128 + self.signal if self.signal is not None else 0
+
+    @property
+    def notice(self) -> str | None:
+        """Sentence for readers of the run's numbers where it was changed on its way; else None."""
+        return f"This run was changed on its way: {'; '.join(self.changes)}" if self.changes else None
 
 
 @dataclass
@@ -81,6 +91,7 @@ def fit(
     curriculum: Callable[[int], float] | None = None,
     lower_better: Mapping[str, bool] | None = None,
     record: Mapping[str, Any] | None = None,
+    changes: Sequence[str] = (),
     until: int | None = None,
 ) -> FitResult:
     """Train ``model``, on one process or, under ``accelerate launch``, on many; save, and resume exactly.
@@ -94,7 +105,7 @@ def fit(
         data: ``data[key]`` gives a dict; a key unpacks as ``step, index, position, patch``. Collated samples arrive
             in ``step`` on the right device, with ``batch["position"]`` (int64) for keyed random numbers.
         settings: the run's.
-        output: the run folder.
+        output: the run folder. One process writes there: a second run is refused as long as the first one lives.
         resume: None: a fresh run, refused where the folder holds one already. ``"latest"``: the newest intact
             checkpoint, or a fresh start where there is none at all. A path: that checkpoint or nothing.
         evaluate: ``evaluate(model)`` gives numbers to log. Called on all processes; the main one's result counts.
@@ -102,28 +113,41 @@ def fit(
         curriculum: the curriculum's position at a step, for the bar and the log.
         lower_better: of each number that ``evaluate`` gives, whether less is better; a ``keep_best`` that is none of
             them is refused before the start. Without it more is better, and the first evaluation shows what there is.
-        record: what else to keep: ``"config"`` is the text of config.yaml; ``"fixed"`` is a dict that must not
-            change on resume (the loss, the metric's sha256, ...); the rest goes to env.json and the final metadata.
+        record: what else to keep: ``"config"`` is the text of config.yaml, and ``"fixed"`` a dict of what is not
+            written there (hashes of images and weights, ...); neither may change on resume, but for the keys of the
+            configuration in ``"free"``, such as where caches lie. The rest goes to env.json and the final metadata.
+        changes: keys that may differ on resume all the same. What differs is then on record as ``changes`` in
+            state.json, env.json and final/metadata.json.
         until: pause after this step with a checkpoint, as if stopped; the schedules still see the whole run.
 
     Raises:
         ConfigError: a folder already in use, a setting changed on resume, a batch too small to split.
         WeightsError: a damaged checkpoint named by path, or none intact.
-        NumericsError: ``max_bad_steps`` steps in a row with a non-finite loss or gradient. The state is saved.
+        NumericsError: ``max_bad_steps`` steps in a row with a non-finite loss or gradient. Where other samples can be
+            trained on, the state is saved. Where the weights have diverged, it is not, and the checkpoints that hold
+            them are renamed: ``"latest"`` is then the newest one after which a step was finite.
         MiloRestoreError: the run folder cannot be written; the previous checkpoint is intact.
     """
     began, output, record = time.perf_counter(), Path(output), dict(record or {})
+    config, free = record.get("config"), record.pop("free", ())
     if lower_better is not None and settings.keep_best not in (None, *lower_better):
         known = ", ".join(lower_better)
         raise ConfigError(f"no evaluation gives {settings.keep_best!r}", where="keep_best", mend=f"Known: {known}")
     accelerator = start_accelerator(settings, output)
     check_split(settings, accelerator.num_processes)
-    source, notes = on_main(lambda: _open(output, resume))
-    state = TrainingState(model, settings, accelerator, record.get("fixed", {}))
     with contextlib.ExitStack() as stack:
+        lock = FolderLock(output)
+        stack.callback(lock.release)
+        source, notes = on_main(lambda: open_folder(output, resume, lock))
+        values = None if config is None else identity.flattened(config, free)
+        state = TrainingState(model, settings, accelerator, record.get("fixed", {}), values)
         stack.callback(state.release)
         if source is not None:
-            state.read(source)
+            notes += state.read(source, changes)
+        if state.step > settings.steps:
+            what = f"the run ends at step {settings.steps}, the checkpoint is of step {state.step}"
+            raise ConfigError(what, where="training.stages", mend="Make the last stage longer")
+        record["changes"] = state.lineage
         last = min(settings.steps if until is None else until, settings.steps)
         journal = Journal(accelerator, output, settings, record, state.step, last)
         stack.callback(journal.close)
@@ -136,20 +160,24 @@ def fit(
         run = _Run(state, journal, settings, output, evaluate, sample, curriculum, lower_better or {})
         stack.enter_context(deterministic(settings.deterministic))
         signals = stack.enter_context(StopSignals())
-        stopped = _train(run, step, data, last, signals)
+        _train(run, step, data, last, signals)
+        stopped = any(gather(bool(signals.received)))
         finished = state.step == settings.steps
         final = _finish(run, record) if finished else None
     received = (signals.received or SIGTERM) if stopped else None  # None: another process received it
     seconds = time.perf_counter() - began
     kept = output / "best" if (output / "best").exists() else None
-    return FitResult(state.step, finished, stopped, received, run.loss, run.evaluation, final, kept, seconds)
+    told = tuple(identity.told(state.lineage))
+    return FitResult(state.step, finished, stopped, received, run.loss, run.evaluation, final, kept, seconds, told)
 
 
-def _train(run: _Run, step: Step, data: Any, last: int, signals: StopSignals) -> bool:
-    """The loop. Returns whether a signal ended it before ``last``."""
+def _train(run: _Run, step: Step, data: Any, last: int, signals: StopSignals) -> None:
+    """The loop, up to ``last`` or a signal."""
     state, settings, accelerator = run.state, run.settings, run.state.accelerator
     process, processes = accelerator.process_index, accelerator.num_processes
     pin = accelerator.device.type == "cuda"
+    if state.step:
+        _show(run, again=True)  # what a kill right after the checkpoint left out
     steps = feed(data, settings, state.step + 1, last, process, processes, pin=pin)
     with contextlib.closing(steps):
         for number, batches in steps:
@@ -157,27 +185,29 @@ def _train(run: _Run, step: Step, data: Any, last: int, signals: StopSignals) ->
             state.step = number
             run.loss = outcome.loss
             if outcome.skipped:
-                _report_skipped(run, outcome, batches, losses)
+                _report_skipped(run, step, data, outcome, (batches, losses))
             else:
-                state.bad_steps = 0
+                state.bad_steps, state.sound = 0, number
             _log(run, outcome)
             # One process need not wait for the next exchange to know that it was asked to stop.
             stop = number < last and (outcome.stop or (processes == 1 and bool(signals.received)))
             if stop:
                 run.journal.say(f"stopping after step {number}: saving")
-                _save(run)  # before anything slow: whoever sent the signal may not wait
+            # Before anything slow: whoever sent a signal may not wait. In a row of bad steps the weights are those of
+            # the step before it, and perhaps the reason.
+            if stop or number == last or (number % settings.checkpoint_every == 0 and not state.bad_steps):
+                _save(run)
             _show(run)
             if stop:
-                return True
-            if number % settings.checkpoint_every == 0 or number == last:
-                _save(run)
-    return False
+                return
 
 
-def _report_skipped(run: _Run, outcome: Outcome, batches: list[MicroBatch], losses: list[torch.Tensor]) -> None:
+def _report_skipped(
+    run: _Run, step: Step, data: Any, outcome: Outcome, found: tuple[list[MicroBatch], list[torch.Tensor]]
+) -> None:
     """Name the samples of a skipped step; stop the run where it was one too many in a row."""
     state, settings = run.state, run.settings
-    names = culprits(batches, losses)
+    names = culprits(*found)
     run.journal.write(state.step, {"skipped": outcome.skipped, "samples": names}, track=False)
     if outcome.skipped == "overflow":
         return
@@ -186,13 +216,22 @@ def _report_skipped(run: _Run, outcome: Outcome, batches: list[MicroBatch], loss
     run.journal.say(f"step {state.step} skipped: the {outcome.skipped} is not finite; samples: {samples}")
     if state.bad_steps < settings.max_bad_steps:
         return
+    what = f"the {outcome.skipped} was not finite in {settings.max_bad_steps} steps in a row"
+    if not health.sound(state, step, data, settings):
+        _diverged(run, f"{what}, and is not on samples for which it was: the weights have diverged")
     state.bad_steps = 0  # whoever resumes has seen this error, and gets as many tries again
     _save(run, prune=False)  # the last good checkpoint stays, whatever keep_checkpoints says
     raise NumericsError(
-        f"the {outcome.skipped} was not finite in {settings.max_bad_steps} steps in a row; weights are unchanged since",
+        f"{what}; weights are unchanged since",
         where=f"step {state.step}, samples {samples}",
         mend="Look at these samples, lower learning_rate, or set mixed_precision to 'no'",
     )
+
+
+def _diverged(run: _Run, what: str) -> NoReturn:
+    state = run.state
+    left = on_main(lambda: health.set_aside(run.output, state))
+    raise Diverged(what, where=f"step {state.step}", rate=run.settings.learning_rate, left=left)
 
 
 def _log(run: _Run, outcome: Outcome) -> None:
@@ -234,12 +273,18 @@ def _warn(run: _Run, line: str | None) -> None:
         run.journal.write(run.state.step, {"warning": line}, track=False)
 
 
-def _show(run: _Run) -> None:
-    """The sample picture and the evaluation, where they are due, with the weights that the run would end with."""
+def _show(run: _Run, *, again: bool = False) -> None:
+    """The sample picture and the evaluation, where they are due, with the weights that the run would end with.
+
+    Args:
+        run: the run.
+        again: only what is not in the run folder yet.
+    """
     state, settings = run.state, run.settings
+    shown = on_main(lambda: run.journal.shown(state.step)) if again else (False, False)
     due = [
-        every is not None and (state.step % every == 0 or state.step == settings.steps)
-        for every in (settings.sample_every, settings.evaluate_every)
+        every is not None and not there and (state.step % every == 0 or state.step == settings.steps)
+        for every, there in zip((settings.sample_every, settings.evaluate_every), shown)
     ]
     if run.sample is not None and due[0] and state.accelerator.is_main_process:
         with state.averaged() as model:
@@ -259,13 +304,15 @@ def _show(run: _Run) -> None:
 
 def _save(run: _Run, *, prune: bool = True) -> None:
     """Publish a checkpoint of the present step; every process learns whether it worked."""
-    target = run.output / f"checkpoint-{run.state.step:06d}"
+    state, target = run.state, run.output / f"checkpoint-{run.state.step:06d}"
+    if not health.finite(state):  # equal on all processes
+        _diverged(run, "the weights are not finite")
 
     def act() -> None:
         run.journal.sync()
-        checkpoint.publish(target, run.state.write)
-        if prune:
-            checkpoint.prune(run.output, target, run.settings.keep_checkpoints)
+        checkpoint.publish(target, state.write)
+        if prune and not state.bad_steps:
+            checkpoint.prune(run.output, target, run.settings.keep_checkpoints, state.sound)
 
     on_main(act)
 
@@ -279,37 +326,10 @@ def _finish(run: _Run, record: Mapping[str, Any]) -> Path:
 
     def write(folder: Path) -> None:
         save_model(state.module, str(folder / "model.safetensors"), {"format": "pt", "step": str(state.step)})
+        settle(folder / "model.safetensors")
         about = {"step": state.step, "averaged": averaged, "settings": state.fingerprint, **environment()}
         about.update({key: value for key, value in record.items() if key != "config"})
         (folder / "metadata.json").write_text(json.dumps(about, indent=1, default=str) + "\n", encoding="utf-8")
 
     on_main(lambda: checkpoint.publish(target, write))
     return target
-
-
-def _open(output: Path, resume: str | Path | None) -> tuple[Path | None, list[str]]:
-    """Decide where to start from: a verified checkpoint or None, and what to tell the user about it."""
-    notes: list[str] = []
-    with checkpoint.writing(output):
-        output.mkdir(parents=True, exist_ok=True)
-        checkpoint.clean(output)
-    if resume == "latest":
-        source = checkpoint.newest_intact(output, notes.append)
-        if source is not None:
-            return source, [*notes, f"resuming from {source}"]
-        notes.append(f"no checkpoint in {output}: starting fresh")
-    elif resume is not None:
-        source = Path(resume)
-        if not source.is_dir():
-            raise WeightsError("there is no such checkpoint folder", where=source, mend="--resume latest finds one")
-        checkpoint.verify(source)
-        if source.resolve().parent == output.resolve() or not checkpoint.checkpoints(output):
-            return source, [f"resuming from {source}"]
-    # Killed before its first checkpoint, a run starts again and finds its own best weights there.
-    if checkpoint.checkpoints(output) or (output / "final").exists() or (resume is None and (output / "best").exists()):
-        raise ConfigError(
-            "already holds a training run",
-            where=output,
-            mend="Continue it with --resume latest or name another --output",
-        )
-    return None, notes

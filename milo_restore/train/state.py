@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +15,11 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
 from milo_restore.errors import ConfigError, WeightsError
-from milo_restore.files.hashes import text_sha256
+from milo_restore.train import identity
 from milo_restore.train.settings import TrainSettings
 
 if TYPE_CHECKING:
     from diffusers.training_utils import EMAModel
-
-# What may change between a run and its continuation without changing the result. Not the stages: a longer run has
-# another learning rate at each step, so it is another run.
-_FREE = {"accumulation", "workers", "deterministic", "trackers", "max_bad_steps", "keep_checkpoints"}
-_FREE |= {"compile", "channels_last"} | {f"{what}_every" for what in ("log", "evaluate", "sample", "checkpoint")}
 
 
 class TrainingState:
@@ -35,16 +30,24 @@ class TrainingState:
         settings: of the run.
         accelerator: the run's.
         fixed: further entries of the fingerprint, such as the loss and the checksums of the metric's weights.
+        config: the recipe's configuration by keys, see `milo_restore.train.identity.flattened`; None: there is none.
 
     Raises:
         ConfigError: nothing to train, or an optimiser that this machine does not have.
     """
 
     def __init__(
-        self, model: nn.Module, settings: TrainSettings, accelerator: Accelerator, fixed: Mapping[str, Any]
+        self,
+        model: nn.Module,
+        settings: TrainSettings,
+        accelerator: Accelerator,
+        fixed: Mapping[str, Any],
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.step = 0
         self.bad_steps = 0  # skipped steps in a row
+        self.sound = 0  # the last step whose loss and gradient were finite
+        self.lineage: list[dict[str, Any]] = []  # changes of the run on its way: {"after": step, "changed": {...}}
         self.accelerator = accelerator
         # As given, never compiled or distributed, so that its keys are its own; accelerate replaces its forward when it
         # mixes precisions.
@@ -63,7 +66,9 @@ class TrainingState:
             from diffusers.training_utils import EMAModel  # seconds, and what bitsandbytes has to say
 
             self.ema = EMAModel(self.parameters, decay=settings.ema_decay, foreach=True)
-        self.fingerprint = _fingerprint(model, settings, fixed)
+        self.fingerprint = identity.fingerprint(model, settings, fixed)
+        self.config = config
+        self._own_options = {name: self.optimizer.param_groups[0][name] for name in ("betas", "weight_decay")}
 
     def release(self) -> None:
         """Give the model its own forward back."""
@@ -99,25 +104,40 @@ class TrainingState:
         if self.ema is not None:
             averages = zip(self.names, self.ema.shadow_params)
             save_file({name: value.contiguous() for name, value in averages}, str(folder / "ema.safetensors"))
-        counters = {"step": self.step, "bad_steps": self.bad_steps}
+        counters = {"step": self.step, "bad_steps": self.bad_steps, "sound": self.sound}
         if self.ema is not None:
             counters["ema_updates"] = self.ema.optimization_step
-        text = json.dumps({**counters, "fingerprint": self.fingerprint}, indent=1)
+        about = {"fingerprint": self.fingerprint, "config": self.config, "changes": self.lineage}
+        text = json.dumps({**counters, **about}, indent=1)
         (folder / "state.json").write_text(text, encoding="utf-8")
 
-    def read(self, folder: Path) -> None:
+    def read(self, folder: Path, changes: Sequence[str] = ()) -> list[str]:
         """Take over a verified checkpoint.
 
+        Args:
+            folder: the checkpoint.
+            changes: keys that may differ from the checkpoint's, which the lineage then tells.
+
+        Returns:
+            What there is to say.
+
         Raises:
-            ConfigError: naming the first setting that differs from the checkpoint's.
+            ConfigError: naming the settings that differ from the checkpoint's.
             WeightsError: where its files do not fit this model.
         """
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        self._check_fingerprint(state["fingerprint"], folder)
+        found, notes = self._changed(state), []
+        identity.check(found, changes, folder)
+        if self.ema is not None and "ema_updates" not in state:
+            raise ConfigError("has no averaged weights", where=folder, mend="Set ema_decay to null")
+        if self.config is not None and state.get("config") is None:
+            notes.append(f"{folder.name} is from before whole configurations were compared: see that yours is its own")
         try:
             load_model(self.module, folder / "model.safetensors")
             saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
             self.optimizer.load_state_dict(saved["optimizer"])
+            for group in self.optimizer.param_groups:
+                group.update(self._own_options)  # as set here: a change of them would else be none
             self._lay_out_moments()
             if self.accelerator.scaler is not None and saved["scaler"] is not None:
                 self.accelerator.scaler.load_state_dict(saved["scaler"])
@@ -126,9 +146,21 @@ class TrainingState:
                 for name, value in zip(self.names, self.ema.shadow_params):
                     value.copy_(averages[name])
                 self.ema.optimization_step = state["ema_updates"]
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise WeightsError(f"does not fit this model ({error})", where=folder) from error
+        except (RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise WeightsError(f"does not fit this model ({reason})", where=folder) from error
         self.step, self.bad_steps = state["step"], state["bad_steps"]
+        self.sound = state.get("sound", self.step - self.bad_steps)
+        self.lineage = list(state.get("changes", []))
+        if found:
+            self.lineage.append({"after": self.step, "changed": found})
+        return notes + [f"changed {line}" for line in identity.told(self.lineage)]
+
+    def _changed(self, state: Mapping[str, Any]) -> identity.Changes:
+        """The keys in which this run differs from the one that wrote ``state``."""
+        theirs = state.get("config")
+        found = {} if self.config is None or theirs is None else identity.changed(self.config, theirs)
+        return found | identity.changed(self.fingerprint, state["fingerprint"])
 
     def _lay_out_moments(self) -> None:
         """As the parameters are laid out; a checkpoint brings the layout of the run that wrote it."""
@@ -136,16 +168,6 @@ class TrainingState:
             for name, value in moments.items():
                 if torch.is_tensor(value) and value.shape == parameter.shape:
                     moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-
-    def _check_fingerprint(self, theirs: dict[str, Any], folder: Path) -> None:
-        for key in (*self.fingerprint, *theirs):
-            ours, other = self.fingerprint.get(key), theirs.get(key)
-            if ours != other:
-                raise ConfigError(
-                    f"{key} is now {ours!r}; the checkpoint was trained with {other!r}",
-                    where=folder,
-                    mend="Restore the setting to continue this run, or start another --output",
-                )
 
 
 def build_optimizer(
@@ -181,17 +203,3 @@ def build_optimizer(
         raise ConfigError("adamw8bit needs bitsandbytes", where="training.optimizer", mend=mend) from error
     optimizer: torch.optim.Optimizer = AdamW8bit(parameters, **options)
     return optimizer
-
-
-def _fingerprint(model: nn.Module, settings: TrainSettings, fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be the same for a continued run to equal an uninterrupted one; JSON values only."""
-    kept = {key: value for key, value in dataclasses.asdict(settings).items() if key not in _FREE}
-    if kept["optimizer"] == "adamw":  # checkpoints from when there was no other do not name it
-        del kept["optimizer"]
-    shapes = [(name, list(value.shape), str(value.dtype)) for name, value in model.state_dict().items()]
-    trained = [name for name, value in model.named_parameters() if value.requires_grad]
-    digest = text_sha256(json.dumps([shapes, trained]))
-    count = sum(value.numel() for value in model.parameters())
-    architecture = f"{count} parameters, shapes {digest[:12]}"
-    found: dict[str, Any] = json.loads(json.dumps({**kept, "model": architecture, **fixed}, default=str))
-    return found

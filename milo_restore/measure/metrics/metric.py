@@ -94,6 +94,7 @@ class Batch:
             parts = None if self._references is None else [protocol.cut(array) for array in self._references]
             self._cuts[cut] = Batch([protocol.cut(array) for array in self.images], parts, self.device)
         return self._cuts[cut]
+
     def tensors_8bit(self) -> tuple[Tensor, Tensor]:
         """Images and references as (N, 3, H, W) uint8, RGB; of one image on the CPU the arrays' own memory."""
         first, second = (_stacked(arrays).to(self.device) for arrays in (self.images, self.references))

@@ -11,6 +11,7 @@ import torch
 
 from milo_restore.errors import WeightsError
 from milo_restore.files.hub import at_revision, parse_repository, repository_folder
+from milo_restore.files.manifest import verify_folder
 from milo_restore.files.state import listed
 from milo_restore.models.diffbir.prompts import PROMPTS_FILE, Prompts, load_prompts
 
@@ -179,6 +180,7 @@ def _network(kind: Any, folder: Path, device: torch.device, dtype: torch.dtype) 
     """A network, strictly: diffusers would draw at random what a file lacks, and drop what it does not know."""
     if not folder.is_dir():
         raise WeightsError("no such folder", where=folder, mend=f"Expected {kind.__name__} in diffusers' format")
+    verify_folder(folder)
     try:
         network, info = kind.from_pretrained(folder, local_files_only=True, torch_dtype=dtype, output_loading_info=True)
     except Exception as error:  # diffusers raises nearly anything on damaged files
