@@ -15,7 +15,11 @@ import torch
 
 
 def interleaved(
-    contenders: dict[str, Callable[[], Any]], rounds: int, device: torch.device, what: str
+    contenders: dict[str, Callable[[], Any]],
+    rounds: int,
+    device: torch.device,
+    what: str,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of every contender in every round; the first round only warms up."""
     from tqdm import tqdm
@@ -27,11 +31,11 @@ def interleaved(
             order = list(contenders)[:: -1 if round_ % 2 else 1]
             for name in order:
                 getattr(torch, device.type).synchronize(*which)
-                start = time.perf_counter()
+                start = clock()
                 contenders[name]()
                 getattr(torch, device.type).synchronize(*which)
                 if round_:
-                    times[name].append(time.perf_counter() - start)
+                    times[name].append(clock() - start)
                 bar.update()
     return times
 
