@@ -117,7 +117,9 @@ def cost_of_sizes(photograph: NDArray[np.uint8], settings: BenchSettings) -> lis
                 times = []
                 for _ in range(1 if megapixels >= LARGE else settings.repeats):
                     start = time.perf_counter()
-                    metric.measure(Batch(*pair, settings.device))  # which gives numbers, so a GPU is done, too
+                    metric.measure(
+                        Batch(pair[0], pair[1], settings.device)
+                    )  # which gives numbers, so a GPU is done, too
                     times.append(time.perf_counter() - start)
                 row[name.partition(":")[0]] = 1e9 * median(times) / pair[0][0][..., 0].size
             rows.append(row)

@@ -197,7 +197,7 @@ def _array(image: Image.Image) -> NDArray[np.uint8]:
     rows = max(1, _PIXELS_AT_ONCE // width)
     for top in range(0, height, rows):
         part = image.crop((0, top, width, min(top + rows, height))) if rows < height else image
-        array[top : top + rows] = part if part.mode == "RGB" else part.convert("RGB")
+        array[top : top + rows] = np.asarray(part if part.mode == "RGB" else part.convert("RGB"))
     return array
 
 
