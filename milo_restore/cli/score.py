@@ -87,10 +87,10 @@ def main(arguments: argparse.Namespace) -> int:
     used = {folder: files for folder, files in taken.items() if folder.is_dir()}
     for line in left_out(used, suffixes or SUFFIXES, recursive=arguments.recursive):
         print(line)
-    print(f"metric: {type(metric).__name__}, weights: {metric.weights}")
-    print(_table(scores, means))
     highest = float(metric.mos_of(torch.zeros(1, device=device)))
-    print(f"raw error and quality: lower is better, 0 is identical; MOS: higher is better, {highest:.3f} is identical")
+    directions = f"raw error and quality: lower is better, 0: identical; MOS: higher is better, {highest:.3f}: identical"
+    print(f"metric: {type(metric).__name__}, weights: {metric.weights}; {directions}")
+    print(_table(scores, means))
     if arguments.csv is not None:
         replace_file(arguments.csv, _csv(scores))
     if arguments.json is not None:
