@@ -25,7 +25,7 @@ from milo_restore.files.hub import WEIGHTS_FILE
 from milo_restore.files.state import read_state
 from milo_restore.measure.restorer import REFERENCE
 from milo_restore.measure.results import interval_text, read_results
-from milo_restore.metric import MaskedMetric
+from milo_restore.metric import LatentMILO, MaskedMetric
 from milo_restore.models.restormer import Restormer
 
 __all__ = ["push_to_hub", "save_pretrained"]
@@ -158,13 +158,14 @@ def _about(network: nn.Module) -> _About:
 
 def _recorded(metric: MaskedMetric) -> dict[str, str]:
     """What the file of the weights says of them; where it has been replaced since, what the metric remembers."""
+    space = metric.space.to_metadata() if isinstance(metric, LatentMILO) else {}
     if metric.weights is None:
-        return {}
+        return space
     path = Path(metric.weights.path)
     if path.is_file() and sha256_of(path) == metric.weights.sha256:
-        return {key: value for key, value in sorted(read_state(path).metadata.items()) if key != "format"}
+        return {key: value for key, value in sorted(read_state(path).metadata.items()) if key != "format"} | space
     known = ((field.name, getattr(metric.weights.agreement, field.name)) for field in fields(metric.weights.agreement))
-    return {key: f"{value:.4f}" for key, value in known if value is not None}
+    return {key: f"{value:.4f}" for key, value in known if value is not None} | space
 
 
 def _card(

@@ -53,7 +53,7 @@ class MILO(PerImage):
 
 
 class LatentMILO(MILO):
-    """The same on latents (N, 4, h, w), times the VAE's scaling factor; weights as in `milo_restore.LatentMILO`."""
+    """The same on latents (N, C, h, w), shifted and scaled; weights as in `milo_restore.LatentMILO`."""
 
     kind = metric.LatentMILO
 

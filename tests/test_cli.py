@@ -234,7 +234,7 @@ def test_score_refuses_wrong_latents(tmp_path, capsys, folders):
     weights = ("--latent", "--weights", tmp_path / "own.safetensors")
     np.save(tmp_path / "flat.npy", np.zeros((16, 16), np.float32))
     line = fails(capsys, "score", tmp_path / "flat.npy", tmp_path / "flat.npy", *weights)
-    assert "flat.npy: expected a float latent (4, h, w), got (16, 16)" in line
+    assert "flat.npy: expected a float latent (C, h, w), got (16, 16)" in line
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
     line = fails(capsys, "score", tmp_path / "objects.npy", tmp_path / "objects.npy", *weights)
     assert "objects.npy: unreadable" in line

@@ -83,9 +83,11 @@ def test_older_files_say_nothing_of_their_latents(tmp_path):
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"latent_channels": "32"}, "says 32 latent channels, and its weights are for 16"),
+        ({"latent_channels": "32"}, r"does not fit LatentMILO: .*\(32, 33, 3, 3\) instead of \(32, 65, 3, 3\)"),
+        ({}, r"does not fit LatentMILO: .*\(32, 33, 3, 3\) instead of \(32, 9, 3, 3\)"),
         ({"latent_scaling": "0.5, 1"}, "what it says of its latents is unreadable"),
-        ({"latent_shift": "[1, 2, 3]"}, r"unreadable .*no shift of 16 channels: \[1.0, 2.0, 3.0\]"),
+        ({"latent_channels": "sixteen"}, "what it says of its latents is unreadable"),
+        ({"latent_channels": "16", "latent_shift": "[1, 2, 3]"}, r"no shift of 16 channels: \[1.0, 2.0, 3.0\]"),
     ],
 )
 def test_files_that_contradict_themselves_are_refused(weights, tmp_path, said, message):

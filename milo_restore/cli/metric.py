@@ -44,9 +44,8 @@ def add_metric_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--latent",
         action="store_true",
-        help="compare Stable Diffusion 1/2 latents (4, h, w), already times 0.18215, from "
-        + ", ".join(LATENT_SUFFIXES)
-        + " files",
+        help="compare latents (C, h, w) of the VAE that the weights are for (official: Stable Diffusion 1/2; "
+        "flux2-taef2), already shifted and scaled, from " + ", ".join(LATENT_SUFFIXES) + " files",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one, else cpu)")
 
@@ -71,7 +70,7 @@ def load_milo(weights: str, *, latent: bool, device: str | None) -> tuple[Masked
 
 
 def read_pair(reference: Path, distorted: Path, *, latent: bool) -> tuple[Tensor, Tensor]:
-    """Two images as (1, 3, H, W) in [0, 1], or two latents as (1, 4, h, w).
+    """Two images as (1, 3, H, W) in [0, 1], or two latents as (1, C, h, w).
 
     Returns:
         The distorted one, then the reference.
@@ -112,8 +111,8 @@ def _read_latent(path: Path) -> Tensor:
     content = _load_tensor(path)
     if content.ndim == 3:
         content = content[None]
-    if content.ndim != 4 or content.shape[:2] != (1, 4) or not content.is_floating_point():
-        raise DataError(f"expected a float latent (4, h, w), got {tuple(content.shape)} {content.dtype}", where=path)
+    if content.ndim != 4 or content.shape[0] != 1 or not content.is_floating_point():
+        raise DataError(f"expected a float latent (C, h, w), got {tuple(content.shape)} {content.dtype}", where=path)
     return content.float()
 
 
@@ -136,5 +135,5 @@ def _load_tensor(path: Path) -> Tensor:
     if isinstance(content, dict) and len(content) == 1:
         content = next(iter(content.values()))
     if not isinstance(content, torch.Tensor):
-        raise DataError("holds no single tensor", where=path, mend="Save one latent (4, h, w) per file")
+        raise DataError("holds no single tensor", where=path, mend="Save one latent (C, h, w) per file")
     return content

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from milo_restore.errors import ConfigError
 from milo_restore.loss.curriculum import CurriculumKind
+from milo_restore.metric import LatentMILO, LatentSpace
 
 STABLE_DIFFUSION = 0.18215
 """Scaling factor of Stable Diffusion 1's and 2's VAE."""
@@ -26,7 +27,7 @@ class DiffusionLossSettings:
 
     Attributes:
         kind: ``mse`` (DiffBIR's own), ``mae``, or ``milo``: the residual under the latent mask.
-        weights: LatentMILO's weights, ``official``, ``mini`` or a path; ignored by the others.
+        weights: LatentMILO's weights, ``official``, ``flux2-taef2``, ``mini`` or a path; ignored by the others.
         curriculum: ``constant``, ``linear`` or ``cosine`` over the run's steps.
         residual: where errors are counted: ``prediction``, or ``z0``, the clean latent that the prediction stands for.
         power: of MILO's residual: 1 or 2; ``mse`` is 2 and ``mae`` is 1.
@@ -108,7 +109,7 @@ class DiffusionLossSettings:
     def check_latents_of(self, scaling_factor: float, base: str) -> None:
         """Refuse a LatentMILO that knows another VAE's latents.
 
-        ``official`` knows Stable Diffusion's, ``mini`` the tiny world's.
+        ``official`` knows Stable Diffusion's, ``mini`` the tiny world's, others what their file says.
 
         Args:
             scaling_factor: of the VAE.
@@ -117,6 +118,9 @@ class DiffusionLossSettings:
         Raises:
             ConfigError: the loss has a mask from the one with the latents of the other.
         """
+        if self.kind == "milo" and self.weights not in ("official", "mini"):
+            known = LatentMILO.from_pretrained(self.weights)
+            known.check_space(LatentSpace(known.channels, (scaling_factor,)), base)
         stable = abs(scaling_factor - STABLE_DIFFUSION) < 1e-5
         if self.kind != "milo" or self.weights not in ("official", "mini") or stable == (self.weights == "official"):
             return

@@ -163,12 +163,12 @@ class MILOLoss(_MaskedLoss[MILO]):
 
 
 class LatentMILOLoss(_MaskedLoss[LatentMILO]):
-    """MILO as a loss on latents (N, 4, h, w) times the VAE's scaling factor; the formula is `MILOLoss`'s.
+    """MILO as a loss on latents (N, C, h, w), shifted and scaled as their VAE says; the formula is `MILOLoss`'s.
 
     Args:
-        weights: ``official``, for latents of Stable Diffusion 1 or 2's VAE; ``mini``, for those of the shipped tiny
-            world's; or a path; see `LatentMILO.from_pretrained`. Weights whose recorded agreement with the official
-            ones is below this project's goal are warned of, once.
+        weights: ``official``, for latents of Stable Diffusion 1 or 2's VAE; ``flux2-taef2``, for FLUX.2's; ``mini``,
+            for those of the shipped tiny world's; or a path; see `LatentMILO`. Weights whose recorded agreement with
+            the official ones is below this project's goal are warned of, once.
         curriculum: ``constant``, ``linear`` or ``cosine``; see `Curriculum`.
         total_steps: the step at which the curriculum ends; required unless constant.
         start_step: the step up to which it stays at its start.

@@ -46,28 +46,24 @@ class LatentSpace:
         return {PREFIX + key: value for key, value in said.items() if value}
 
     @classmethod
-    def from_metadata(cls, said: Mapping[str, str], channels: int, path: Path) -> LatentSpace:
-        """The space that a file states, of which nothing but the channels need be known.
+    def from_metadata(cls, said: Mapping[str, str], path: Path) -> LatentSpace:
+        """The space that a file states; four channels, of which nothing else is known, where it says nothing.
 
         Args:
             said: the metadata of a .safetensors, or nothing.
-            channels: that the weights have.
             path: the file, for the error.
 
         Raises:
-            WeightsError: what it says is unreadable, or is not what the weights are for.
+            WeightsError: what it says is unreadable.
         """
         try:
-            numbers = {
-                what: tuple(map(float, json.loads(said.get(PREFIX + what, "[]")))) for what in ("scaling", "shift")
-            }
-            stated = int(said.get(PREFIX + "channels", channels))
-            space = cls(channels, vae=said.get(PREFIX + "vae", ""), name=said.get(PREFIX + "name", ""), **numbers)
+            scaling, shift = (
+                tuple(map(float, json.loads(said.get(PREFIX + key, "[]")))) for key in ("scaling", "shift")
+            )
+            channels = int(said.get(PREFIX + "channels", ANY_OF_FOUR.channels))
+            return cls(channels, scaling, shift, said.get(PREFIX + "vae", ""), said.get(PREFIX + "name", ""))
         except (ValueError, TypeError, ConfigError) as error:
             raise WeightsError(f"what it says of its latents is unreadable ({error})", where=path) from error
-        if stated != channels:
-            raise WeightsError(f"says {stated} latent channels, and its weights are for {channels}", where=path)
-        return space
 
     def differs(self, other: LatentSpace) -> str | None:
         """How another space is a different one for certain, in words; None where nothing tells them apart."""

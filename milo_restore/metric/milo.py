@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from milo_restore.errors import ConfigError
 from milo_restore.files.hub import at_revision
-from milo_restore.files.state import State, fill
+from milo_restore.files.state import fill
 from milo_restore.metric.checks import (
     as_rgb,
     check_image_values,
@@ -100,15 +100,15 @@ class MaskedMetric(nn.Module, ABC):
             raise ConfigError("the latent weights are for different VAEs, so none stands in", where="auto", mend=mend)
         super().__init__()
         state, info = load_weights(weights, self._asset, self._shipped)
-        self._adopt(state, info)
+        self._adopt(info)
         with torch.device("meta"):  # where initial values, which no one needs, cost neither time nor random numbers
             self._build(reduction)
         fill(self, state, info.path, assign=True)
         self.weights = info
         self.freeze().mask_network.compute_in(compute_dtype)
 
-    def _adopt(self, state: State, info: WeightsInfo) -> None:
-        """Take from a weights file what the network's shape depends on."""
+    def _adopt(self, info: WeightsInfo) -> None:
+        """Take from what a weights file says what the network's shape depends on."""
 
     def _build(self, reduction: Reduction) -> None:
         if reduction not in ("none", "mean", "sum"):
@@ -342,10 +342,8 @@ class LatentMILO(MaskedMetric):
     _knows_auto = False
     _warned = False
 
-    def _adopt(self, state: State, info: WeightsInfo) -> None:
-        first = state.get("mask_network.0.weight")
-        channels = 4 if first is None or first.ndim != 4 else max(1, (first.shape[1] - 1) // 2)
-        stated = LatentSpace.from_metadata(info.metadata, channels, Path(info.path))
+    def _adopt(self, info: WeightsInfo) -> None:
+        stated = LatentSpace.from_metadata(info.metadata, Path(info.path))
         self.space = self._known.get(info.name, stated)
         self.channels = self.space.channels
 
