@@ -2,7 +2,7 @@ r"""Restore photographs in an autoencoder's latents, in one pass, with MSE, L1 o
 
     milo-restore assets fetch taef2 BSD400 CBSD68
     python recipes/latent_restore.py                                   # FLUX.2's latents, sigma 25: some minutes
-    python recipes/latent_restore.py --set task=x4 loss.kind=mse --output runs/latent_x4_mse
+    python recipes/latent_restore.py --set task=x4 loss.kind=mse loss.loss_weight=1 --output runs/latent_x4_mse
 
 A photograph is degraded in pixels and encoded; a small network takes its latent to a clean one, which is decoded and
 measured. The training crops are encoded once, and windows of their latents are trained on: in training nothing is

@@ -26,7 +26,7 @@ def options(*words):
 def test_the_network_has_the_published_size(scale, parameters):
     # 60 channels: with the 180 that a widely copied configuration gives it would have 7 million. SwinIR's own table
     # prints 878K and 897K for these.
-    network = swinir._network(scale, BenchSettings(64, 64))
+    network = swinir.swinir_light(scale, BenchSettings(64, 64))
     assert sum(p.numel() for p in network.parameters()) == parameters
     assert network.training
 

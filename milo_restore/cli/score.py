@@ -88,7 +88,7 @@ def main(arguments: argparse.Namespace) -> int:
     for line in left_out(used, suffixes or SUFFIXES, recursive=arguments.recursive):
         print(line)
     highest = float(metric.mos_of(torch.zeros(1, device=device)))
-    directions = f"raw error and quality: lower is better, 0: identical; MOS: higher is better, {highest:.3f}: identical"
+    directions = f"raw error and quality: lower is better, 0: identical; MOS: higher, {highest:.3f}: identical"
     print(f"metric: {type(metric).__name__}, weights: {metric.weights}; {directions}")
     print(_table(scores, means))
     if arguments.csv is not None:
