@@ -59,7 +59,7 @@ def printable(text: str) -> str:
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str | None:
-    """What to say of an unknown name: the nearest known one; None where none is near."""
+    """Hint for an unknown name: the nearest known one; None where none is near."""
     close = difflib.get_close_matches(str(name), list(map(str, known)), n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}?" if close else None
 

@@ -35,7 +35,7 @@ Results = str | Path | Sequence[str | Path] | None
 
 @dataclass(frozen=True)
 class _About:
-    """What a card says of a network beside what was measured."""
+    """Text of a card beside what was measured."""
 
     kind: str
     what: str
@@ -157,7 +157,7 @@ def _about(network: nn.Module) -> _About:
 
 
 def _recorded(metric: MaskedMetric) -> dict[str, str]:
-    """What the file of the weights says of them; where it has been replaced since, what the metric remembers."""
+    """Metadata of the weights, from their file; where it has been replaced since, what the metric remembers."""
     space = metric.space.to_metadata() if isinstance(metric, LatentMILO) else {}
     if metric.weights is None:
         return space
@@ -199,7 +199,7 @@ def _card(
 
 
 def _data(results: Mapping[str, Any]) -> str:
-    """What was measured on, without the way there, which is nobody's business."""
+    """Names of the measured folders, without the path to them, which is private."""
     folder = Path(results["ref"] or results["pred"])
     return folder.parent.name if folder.name == REFERENCE else folder.name  # recipes have SET/ref
 

@@ -106,5 +106,5 @@ class LPIPS(nn.Module):
         return errors.mean(1, keepdim=True) if self.spatial else errors.mean((1, 2, 3), keepdim=True)
 
     def extra_repr(self) -> str:
-        """What it was made with."""
+        """Arguments that it was made with."""
         return f"weights: {self.milo.metric.weights}, spatial={self.spatial}, reference={self.reference!r}"

@@ -29,7 +29,7 @@ CONFIG = {"metric_opts": {"type": "MILO"}, "metric_mode": "FR", "lower_better": 
 
 
 class MILO(PerImage):
-    """What ``pyiqa.create_metric("milo", **options)`` makes; called with the image first, (N, 3, H, W) in [0, 1].
+    """MILO as ``pyiqa.create_metric("milo", **options)`` makes it; called with the image first, (N, 3, H, W) in [0, 1].
 
     Args:
         weights: as in `milo_restore.MILO`.

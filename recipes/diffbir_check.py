@@ -39,7 +39,7 @@ def check(config: Config) -> int:
 
 
 class Looks:
-    """What the looks find, for those that come after."""
+    """Findings of the checks, for those that come after."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

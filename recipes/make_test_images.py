@@ -35,7 +35,7 @@ RECORD = "images.json"
 
 @dataclass(frozen=True)
 class Making:
-    """What is made, beside the configuration's data.
+    """Settings of the images that are made, beside the configuration's data.
 
     Attributes:
         as_they_are: real photographs: nothing is degraded.

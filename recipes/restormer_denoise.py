@@ -39,7 +39,7 @@ MASK_TOP = 1.0  # of (0, 4), where the colours of the pictures' masks end: a mas
 
 @dataclass(frozen=True)
 class Data:
-    """What to train and test on: named data sets, ``photographs`` (scikit-image's; no download), or folders."""
+    """Training and test images: named data sets, ``photographs`` (scikit-image's; no download), or folders."""
 
     train: tuple[str, ...] = ("photographs",)
     test: tuple[str, ...] = ("held-out-photographs",)

@@ -231,7 +231,7 @@ def train_control(config: Config, run: RunArguments) -> int:
 
 
 def plain_output(unet: Any, z_t: Tensor, t: Tensor, context: Tensor, batch: dict[str, Any]) -> Tensor:
-    """What the UNet predicts without control."""
+    """Prediction of the UNet without control."""
     return unet(z_t, t, context).sample
 
 

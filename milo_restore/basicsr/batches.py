@@ -1,4 +1,4 @@
-"""What Restormer's training does to a batch before the network sees it: progressive sizes, and mixup.
+"""Restormer's progressive patch sizes and mixup, done to a batch before the network sees it.
 
 Both are functions of the iteration and of a random generator keyed by it, so a resumed run meets the same stage,
 windows and mixtures as an uninterrupted one.

@@ -1,4 +1,4 @@
-"""How a loss inside BasicSR learns the iteration: BasicSR tells its models, and this hook tells their losses.
+"""The curriculum's clock inside BasicSR: BasicSR tells its models, and this hook tells their losses.
 
 BasicSR's training program calls ``model.update_learning_rate(current_iter, ...)`` before every iteration, also after a
 resume, and whatever the model then does with the batch: the number is the run's own, and nothing here counts.

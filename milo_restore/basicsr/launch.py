@@ -113,7 +113,7 @@ def _launcher(arguments: argparse.Namespace) -> str:
 
 
 def _processes(launcher: str) -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     counted = {"pytorch": "WORLD_SIZE", "slurm": "SLURM_NTASKS"}.get(launcher)
     return int(os.environ.get(counted, "1")) if counted is not None else 1
 
@@ -128,7 +128,7 @@ def _say(line: str) -> None:
 
 
 def _command_line(arguments: argparse.Namespace, path: Path, launcher: str) -> list[str]:
-    """What BasicSR's own parser gets to see."""
+    """The arguments that BasicSR's own parser gets to see."""
     line = ["milo_restore.basicsr", "-opt", str(path), "--launcher", launcher]
     line += ["--local_rank", str(arguments.local_rank)]
     line += ["--auto_resume"] * arguments.auto_resume + ["--debug"] * arguments.debug

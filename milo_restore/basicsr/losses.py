@@ -21,7 +21,7 @@ _UNTOLD = "Train with BasicSR's own models, which call BaseModel.update_learning
 
 
 class BasicSRLoss(nn.Module):
-    """What both share: BasicSR's way to call a loss, 5-D tensors, and images in [-1, 1] (``range_norm``).
+    """Base of both losses: BasicSR's way to call a loss, 5-D tensors, and images in [-1, 1] (``range_norm``).
 
     ``perceptual_opt`` wants a pair (perceptual, style) back, ``pixel_opt`` a number. Which slot a loss fills is told by
     `milo_restore.basicsr.curriculum` before each iteration; see `told`.
@@ -160,7 +160,7 @@ class BasicSRMILOLoss(BasicSRLoss):
         return value
 
     def reading(self) -> dict[str, Tensor] | None:
-        """What the log and the watch want of this iteration, where it is logged or the first; else None.
+        """Terms of this iteration for the log and the watch, where it is logged or the first; else None.
 
         Detached scalars: ``loss`` and ``l1`` of this iteration as means over elements, the former with its weight, and
         ``mean_l1`` and ``mean_milo``, the latter the raw error, over all calls since the last logged iteration. Only

@@ -23,7 +23,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "milo-linear": {"type": "MILOLoss", "curriculum": "linear"},
     "milo-cosine": {"type": "MILOLoss", "curriculum": "cosine"},
 }
-"""What ``--loss`` may name, and what it puts into ``train.pixel_opt``."""
+"""Names that ``--loss`` takes, and what each puts into ``train.pixel_opt``."""
 
 _SHARED = ["loss_weight", "reduction"]
 _KEYS = {"L1Loss": _SHARED, "MSELoss": _SHARED, "MILOLoss": keys_of(BasicSRMILOLoss), "LPIPSLoss": keys_of(LPIPSLoss)}

@@ -1,4 +1,4 @@
-"""What Restormer's denoising configurations need and PyPI's BasicSR lacks, put where BasicSR looks for it."""
+"""Restormer's network, data set and model, which PyPI's BasicSR lacks, put where BasicSR looks for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run of BasicSR says about its MILO loss: the residual beside it, its scale, and whether it is gamed.
+"""Messages of a BasicSR run about its MILO loss: the residual beside it, its scale, and whether it is gamed.
 
 A mask that is learned can be gamed: errors grow where it does not look, and MILO falls. So the mean absolute residual
 stands beside the loss in every line of the log, and one warning comes where it rises while MILO falls, or where a

@@ -220,7 +220,7 @@ def _memory(settings: BenchSettings, loss: Loss, device: torch.device) -> dict[s
 
 
 def _restormer_step(settings: BenchSettings, milo: Loss, device: torch.device) -> dict[str, float | int]:
-    """What MILO adds to a training step over MAE.
+    """Cost that MILO adds to a training step over MAE.
 
     Model and losses are timed apart and added up: the difference of two whole steps of seconds each would drown in
     the machine's noise.

@@ -105,7 +105,7 @@ def _sizes(quick: bool) -> tuple[int, int]:
 
 
 def _recipe(images: list[Any], weights: str, steps: int, sizes: tuple[int, int], folder: Path) -> None:
-    """What recipes/restormer_denoise.py does, up to the evaluation."""
+    """The training of recipes/restormer_denoise.py, up to the evaluation."""
     torch.manual_seed(0)
     settings = TrainSettings(
         stages=(Stage(steps, sizes[1], sizes[0]),), workers=0, trackers=(), log_every=10**6, checkpoint_every=10**6

@@ -159,7 +159,7 @@ def _cell(coefficient: Coefficient) -> str:
 
 
 def _notes(run: Run) -> list[str]:
-    """What a reader of the table must know."""
+    """Notes under the table."""
     lines = []
     for result in run.results:
         name, found = result.metric.name, result.overall

@@ -217,7 +217,7 @@ def _protocol(arguments: argparse.Namespace) -> Protocol:
 
 
 def _notes(results: Mapping[str, Any], computed: Mapping[str, int]) -> list[str]:
-    """What a reader of the table must know: sources, weights, surrogates, failures."""
+    """Notes under the table: sources, weights, surrogates, failures."""
     from milo_restore.show.text import counted
 
     lines = []

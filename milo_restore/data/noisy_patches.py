@@ -85,7 +85,7 @@ class NoisyPatches(Crops):
         }
 
     def _own_share(self, step: int) -> np.float32:
-        """How much of a mixed patch is its own at this step; 1 where nothing is mixed."""
+        """Share of a mixed patch that is its own at this step; 1 where nothing is mixed."""
         if not self.mixup:
             return np.float32(1)
         rng = keyed_rng(self.seed, "mixup", step)

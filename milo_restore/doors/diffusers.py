@@ -55,7 +55,7 @@ def install(wish: Wish) -> Door:
 
 
 class Door:
-    """What a program noised last, how far it is, and the loss that stands in for its own.
+    """State of a diffusers program: what it noised last, how far it is, and the loss that replaces its own.
 
     Args:
         wish: what to train with.

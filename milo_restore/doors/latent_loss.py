@@ -1,4 +1,4 @@
-"""What a diffusion program noised, which target this implies, and its error under LatentMILO's mask."""
+"""LatentMILO for a diffusion program: what it noised, which target this implies, its error under the mask."""
 
 from __future__ import annotations
 

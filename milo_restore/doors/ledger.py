@@ -35,7 +35,7 @@ class Entry:
 
 @dataclass
 class Ledger:
-    """What the doors of one process have done.
+    """Record of what the doors of one process have done.
 
     Attributes:
         entries: what was replaced.

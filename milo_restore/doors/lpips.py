@@ -84,7 +84,7 @@ def _replace(module: ModuleType, *, wish: Wish) -> None:
     LEDGER.note("lpips was imported, and no lpips.LPIPS was made")
 
     class LPIPS(PerceptualLoss):
-        """What the program takes for lpips' class of this name."""
+        """Stand-in for lpips' class of this name."""
 
         def __init__(
             self, pretrained: bool = True, net: str = "alex", *_: Any, spatial: bool = False, **__: Any

@@ -1,4 +1,4 @@
-"""What a program's script and the workers that it spawns both need: room for their imports."""
+"""Import path of a program's script and of the workers that it spawns."""
 
 from __future__ import annotations
 

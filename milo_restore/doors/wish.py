@@ -16,12 +16,12 @@ __all__ = ["CURRICULA", "LOSSES", "Wish", "read_options"]
 CURRICULA: dict[str, CurriculumKind] = {"milo": "constant", "milo-linear": "linear", "milo-cosine": "cosine"}
 """The names of MILO, and their curricula."""
 LOSSES = ("l1", "mse", *CURRICULA)
-"""What a program's loss can be replaced with."""
+"""Losses that can replace a program's own."""
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What stands in for the program's loss.
+    """The loss that replaces the program's own.
 
     Attributes:
         loss: one of `LOSSES`; l1 and mse are the program's own where it has them.

@@ -14,7 +14,7 @@ State = Literal["found", "not checked", "unverified", "damaged", "missing"]
 
 @dataclass(frozen=True)
 class AssetStatus:
-    """What is known of one asset on this machine.
+    """State of one asset on this machine.
 
     Attributes:
         name: as `fetch_asset` takes it.
@@ -145,7 +145,7 @@ def _status(name: str, state: State, where: str | None, note: str | None = None)
 
 
 def _advice(name: str) -> str:
-    """How to get a missing asset."""
+    """Remedy for a missing asset."""
     table = registry.upstream()["datasets"].get(name, {})
     if "source" not in table:
         return f"Run 'milo-restore assets fetch {name}'"

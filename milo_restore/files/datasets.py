@@ -67,7 +67,7 @@ def find_dataset(name: str, root: str | Path | None = None) -> list[Path]:
 
 
 def locate_dataset(name: str, root: str | Path | None = None) -> FoundDataset:
-    """As `find_dataset`, with the folders and whether every file's sha256 is the known one."""
+    """Like `find_dataset`, with the folders and whether every file's sha256 is the known one."""
     name = dataset_name(name)
     roots = _roots(root)
     if root is not None and not roots[0].is_dir():
@@ -80,7 +80,7 @@ def locate_dataset(name: str, root: str | Path | None = None) -> FoundDataset:
 
 
 def search_dataset(name: str, root: str | Path | None = None) -> FoundDataset | None:
-    """As `locate_dataset`, but None where no layout of it holds an image.
+    """Like `locate_dataset`, but None where no layout of it holds an image.
 
     Raises:
         DataError: no such data set, a wrong number of images, or damage.
@@ -141,7 +141,7 @@ def dataset_name(name: str) -> str:
 
 
 def expected_layout(name: str, root: Path, *, fetch: bool = True) -> str:
-    """What to do about a missing data set, in one line."""
+    """Remedy for a missing data set, in one line."""
     about = registry.upstream()["datasets"][name]
     count = about["count"]
     layouts = [" + ".join(f"{part}/" for part in layout) for layout in _layouts(name)]

@@ -10,7 +10,7 @@ from typing import Any
 from milo_restore.errors import ConfigError, WeightsError
 
 WEIGHTS_FILE = "model.safetensors"
-"""What holds a network's weights in a folder that this project writes for the hub."""
+"""Name of the weight file in a folder that this project writes for the hub."""
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w./-]+))?")
 _FILES = (".pth", ".pt", ".ckpt", ".safetensors")
 

@@ -1,4 +1,4 @@
-"""What there is outside: ``third_party/upstream.toml`` and the index of data set files beside it."""
+"""Registry of outside files: ``third_party/upstream.toml`` and the index of data set files beside it."""
 
 from __future__ import annotations
 

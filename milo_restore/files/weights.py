@@ -42,7 +42,7 @@ def weights_path(name: str) -> Path:
 
 
 def present_weights(name: str) -> Path:
-    """As `weights_path`, but nothing is downloaded: for files that are large, or whose licence a user should have read.
+    """Like `weights_path`, without a download: for files that are large, or whose licence a user should have read.
 
     Raises:
         WeightsError: it is nowhere; the error says how to get it and where it belongs.
@@ -54,13 +54,13 @@ def present_weights(name: str) -> Path:
 
 
 def where_to_get(name: str) -> str:
-    """How to get a weight file that is missing, in one sentence."""
+    """Remedy for a missing weight file, in one sentence."""
     roots = " or ".join(str(root / _folder(name)) for root in _roots(None))
     return f"Run 'milo-restore assets fetch {_asked(name)}', or get {_file(name).url} and put it into {roots}"
 
 
 def find_weights(name: str, root: Path | None = None) -> Path | None:
-    """As `weights_path`, but nothing is downloaded: None where the file is nowhere.
+    """Like `weights_path`, without a download: None where the file is nowhere.
 
     Args:
         name: one of `WEIGHTS`.

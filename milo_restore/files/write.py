@@ -19,9 +19,9 @@ from milo_restore.errors import DataError
 from milo_restore.files.manifest import MANIFEST, manifest_of, names_of
 
 TEMPORARY = ".tmp-"
-"""What names begin with that are not finished; a process that is killed leaves some."""
+"""Prefix of names that are not finished; a process that is killed leaves some."""
 ASIDE = f"{TEMPORARY}old-"
-"""What the names of folders begin with that stepped aside for a new one of their name."""
+"""Prefix of folders that stepped aside for a new one of their name."""
 
 
 _STEM = 160  # bytes of a file's own name in its temporary one: file systems take 255 in all

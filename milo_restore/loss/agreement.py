@@ -7,7 +7,7 @@ import warnings
 from milo_restore.metric import WeightsInfo
 
 GOAL = {"gradient_cosine": 0.9, "mask_correlation": 0.8}
-"""What this project asks of weights that stand in for the official ones in a loss."""
+"""Goal for weights that stand in for the official ones in a loss."""
 
 _told: set[str] = set()  # hashes, for one process
 

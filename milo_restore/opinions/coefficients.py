@@ -1,4 +1,4 @@
-"""How well a metric's scores follow people's: SRCC, PLCC after the logistic, KRCC, each with a 95 % interval.
+"""Agreement of a metric's scores with people's: SRCC, PLCC after the logistic, KRCC, each with a 95 % interval.
 
 Signs are kept: an error measure follows a mean opinion score with an SRCC of -1. PLCC is taken after the logistic of
 `milo_restore.opinions.logistic`, which takes the sign away; ``pearson`` is the same without the logistic.
@@ -45,7 +45,7 @@ class Coefficient:
 
 @dataclass(frozen=True)
 class Correlation:
-    """How scores follow opinions.
+    """Correlation of scores with opinions.
 
     Attributes:
         n: pairs used.
@@ -151,7 +151,7 @@ def coefficient(key: str, x: Floats, y: Floats) -> float | None:
 
 
 def _defined(function: object, x: Floats, y: Floats) -> float | None:
-    """What scipy says, or None where scipy would warn and say NaN, or raise."""
+    """scipy's answer, or None where scipy would warn and say NaN, or raise."""
     if len(x) < 2 or x.min() == x.max() or y.min() == y.max():
         return None
     with warnings.catch_warnings(), np.errstate(all="ignore"):

@@ -140,7 +140,7 @@ def _search(u: NDArray[np.float64], v: NDArray[np.float64]) -> tuple[float, floa
 
 
 def _residuals(parameters: NDArray[np.float64], u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What the best curve of this place and width leaves of v."""
+    """Residual of v after the best curve of this place and width."""
     from scipy.special import expit
 
     curve = expit((u - parameters[0]) / np.exp(parameters[1]))

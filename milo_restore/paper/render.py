@@ -169,7 +169,7 @@ def _lines(
 
 
 def _notes(table: Table, scale: ScaleName, found: Found) -> list[str]:
-    """What rows settle, why numbers are missing, and what others are means of; each reason once."""
+    """Notes of a table: what rows settle, why numbers are missing, what others are means of; each once."""
     reasons: dict[str, list[str]] = {}
     for row in table.rows:
         if row.note:
@@ -187,7 +187,7 @@ def _notes(table: Table, scale: ScaleName, found: Found) -> list[str]:
 
 
 def _reasons(table: Table, found: Found) -> dict[str, list[str]]:
-    """What is missing or partial in one's own results, and of which rows and groups; nowhere where it is of all."""
+    """Missing or partial results of one's own, with their rows and groups; without, where it is all of them."""
     reasons: dict[str, list[str]] = {}
     for group in table.groups:
         for row in table.rows:

@@ -104,7 +104,7 @@ def _measured_by(job: Job) -> tuple[str, ...]:
 
 
 def _write_provenance(table: Table, cell: Cell, scale: str) -> None:
-    """What a cell was made by, for the report and for the next call."""
+    """Provenance of a cell, for the report and for the next call."""
     text = json.dumps(provenance(table, cell, scale), indent=1, ensure_ascii=False)
     replace_file(cell.folder / PROVENANCE, text + "\n")
 

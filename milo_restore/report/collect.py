@@ -68,7 +68,7 @@ class Group:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What the runs' provenance warns of, each once."""
+        """Warnings from the runs' provenance, each once."""
         return tuple(dict.fromkeys(run.provenance["notice"] for run in self.runs if run.provenance.get("notice")))
 
     @property

@@ -96,7 +96,7 @@ def _page(title: str, groups: Sequence[Group], pictures: Sequence[Sequence[Pictu
 
 
 def _data(group: Group, pictures: Sequence[Pictures]) -> dict[str, Any]:
-    """What the script needs of a group."""
+    """Data of a group for the page's script."""
     return {
         "runs": [run.label for run in group.runs],
         "names": list(group.names),
@@ -125,7 +125,7 @@ def _comparisons(group: Group) -> list[Comparison]:
 
 
 def _notes(group: Group) -> list[str]:
-    """What a reader of the table must know."""
+    """Notes under the table."""
     lines = []
     unavailable: dict[str, str] = {}
     for run in group.runs:
@@ -160,7 +160,7 @@ def _printed(run: Run, metric: str) -> str | None:
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    """How a run was made and measured, by name; what is empty is not shown."""
+    """Provenance of a run and its measurement, by name; what is empty is not shown."""
     results, provenance = run.results, run.provenance
     protocol = ", ".join(f"{key}: {value}" for key, value in results["protocol"].items())
     metrics = {

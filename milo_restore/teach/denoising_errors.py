@@ -41,7 +41,7 @@ class WithDenoisingErrors(Dataset[dict[str, Any]]):
         self.pairs, self.share = pairs, share
 
     def __len__(self) -> int:
-        """As many as ``pairs`` has."""
+        """Number of pairs, that of ``pairs``."""
         return len(self.pairs)
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:

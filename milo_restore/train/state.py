@@ -163,7 +163,7 @@ class TrainingState:
         return found | identity.changed(self.fingerprint, state["fingerprint"])
 
     def _lay_out_moments(self) -> None:
-        """As the parameters are laid out; a checkpoint brings the layout of the run that wrote it."""
+        """Memory layout of the parameters; a checkpoint brings the layout of the run that wrote it."""
         for parameter, moments in self.optimizer.state.items():
             for name, value in moments.items():
                 if torch.is_tensor(value) and value.shape == parameter.shape:

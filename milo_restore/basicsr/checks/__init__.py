@@ -1,4 +1,4 @@
-"""What is wrong with a BasicSR configuration or its images, said in one line before the first iteration.
+"""Checks of a BasicSR configuration and its images: what is wrong is said in one line before the first iteration.
 
 BasicSR finds most of these after it has made the experiment's folder, in a traceback; some of them hours later, in one
 of a data worker or of the first validation; and some not at all.

@@ -14,7 +14,7 @@ __all__ = ["refuse_unknown", "refuse_unknown_arguments", "registered"]
 
 
 def registered(registry: Any, name: str) -> Any:
-    """What a registry of BasicSR holds under a name; its own ``get`` prints where it has to add its suffix."""
+    """Entry of a BasicSR registry under a name; its own ``get`` prints where it has to add its suffix."""
     entries = dict(iter(registry))
     item = entries[name if name in entries else f"{name}_basicsr"]
     return item.load() if isinstance(item, Deferred) else item

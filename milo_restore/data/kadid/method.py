@@ -14,7 +14,7 @@ Draw = Callable[[np.random.Generator, tuple[int, int], float], Any]
 
 
 class Method(NamedTuple):
-    """How one type is made.
+    """Recipe of one distortion type.
 
     Attributes:
         apply: (H, W, 3) RGB in [0, 1], the parameter and, if something is drawn, these numbers -> the same shape.

@@ -80,7 +80,7 @@ def _simplex(cost: Callable[[Vector], float], start: Vector, width: float, depth
 
 
 def _second_try(costs: Vector, found: float) -> tuple[float, float]:
-    """How far from the middle to the worst corner to look next, and what a cost must be below to be taken."""
+    """Step from the middle to the worst corner to try next, and the cost below which it is taken."""
     if found < costs[0]:
         return -2, found  # expansion
     if found < costs[-1]:

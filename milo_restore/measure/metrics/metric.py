@@ -23,7 +23,7 @@ from milo_restore.measure.metrics.protocol import Protocol
 OURS = f"milo-restore {milo_restore.__version__}"
 """The software of this project's own metrics."""
 REFUSALS = (MiloRestoreError, RuntimeError, ValueError, AssertionError, IndexError, ArithmeticError)
-"""How metrics refuse an image, too small ones above all."""
+"""Errors by which metrics refuse an image, too small ones above all."""
 
 
 class MetricUnavailable(MiloRestoreError):

@@ -251,7 +251,7 @@ def _self_test(networks: dict[str, Any], where: str | Path) -> None:
 
 
 def _text_folders(base: str | Path | None, tokenizer: str | Path | None) -> dict[str, Path]:
-    """What is copied as it is."""
+    """Files that are copied as they are."""
     folders = {}
     if base is not None and Path(base).is_dir():
         names = ("text_encoder", "tokenizer")

@@ -167,7 +167,7 @@ def _read_off(
 
 
 def _count(state: State, head: str) -> int:
-    """How many numbers follow ``head`` in the keys."""
+    """Count of the numbers that follow ``head`` in the keys."""
     return len({key[len(head) :].split(".")[0] for key in state if key.startswith(head)})
 
 

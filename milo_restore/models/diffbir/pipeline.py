@@ -66,7 +66,7 @@ class DiffBIROutput(BaseOutput):
 
 @dataclass(frozen=True)
 class _Sampling:
-    """What stays the same in all steps of the sampler."""
+    """Conditions that stay the same in all steps of the sampler."""
 
     condition: Tensor  # (N, 4, h, w)
     contexts: Tensor  # (1 or 2, L, D): the negative prompt's where there is guidance, and the prompt's
