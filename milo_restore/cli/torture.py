@@ -132,7 +132,7 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def _content(path: Path) -> Any:
-    """What must be the same: speeds and dates apart, and a .pt by its tensors."""
+    """Content that must be the same: speeds and dates apart, and a .pt by its tensors."""
     if path.name == "metrics.jsonl":
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return [{key: value for key, value in line.items() if key != "steps_per_second"} for line in lines]

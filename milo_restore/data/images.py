@@ -147,7 +147,7 @@ def _opened(content: bytes) -> Image.Image:
 
 
 def reason_of(error: Exception) -> str:
-    """What Pillow says of a file, on one line; of a file in memory it gives the address."""
+    """Pillow's words about a file, on one line; of a file in memory it gives the address."""
     said = re.sub(r" ?<_io.BytesIO object at \w+>", "", " ".join(str(error).split()))
     kinds = f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} that can be read"
     return said.replace("cannot identify image file", kinds)[:160] or type(error).__name__

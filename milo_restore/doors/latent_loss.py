@@ -25,7 +25,7 @@ _NOT_HERE = {"kind", "anchor", "anchor_timestep", "weighting_scheme"}  # the las
 
 @dataclass
 class Seen:
-    """What a door met on the way of a program's latents.
+    """Record of what a door met on the way of a program's latents.
 
     Attributes:
         packed: see `layout_of`.

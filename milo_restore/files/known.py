@@ -1,4 +1,4 @@
-"""What is known of files that have not changed since they were read: nobody reads them twice."""
+"""Facts about files that have not changed since they were read, so that nobody reads them twice."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class KnownFiles:
             self._known = {key: entry for key, entry in known.items() if isinstance(entry, list) and len(entry) == 2}
 
     def fact(self, path: Path, read: Callable[[Path], Any]) -> Any:
-        """What ``read(path)`` gives, which JSON can hold; from memory where the file has not changed.
+        """Result of ``read(path)``, which JSON can hold; from memory where the file has not changed.
 
         Raises:
             Exception: what ``read`` raises, of a file that is missing or damaged.

@@ -121,7 +121,7 @@ class FolderLock:
                 os.utime(self.path)
 
     def _holder(self, descriptor: int) -> dict[str, Any]:
-        """Who signed; empty where nobody did, or was killed at it."""
+        """Signature of the holder; empty where nobody signed, or was killed at it."""
         try:
             found = json.loads(os.pread(descriptor, 4096, 0))
         except (OSError, ValueError):

@@ -108,7 +108,7 @@ def weights_named(name: str) -> tuple[str, ...]:
 
 
 def _asked(name: str) -> str:
-    """What to ask for: the whole, where a file is a half of it."""
+    """Name to ask for: the whole, where a file is a half of it."""
     folder = str(registry.upstream()["weights"][name]["folder"])
     return folder if name.startswith(f"{folder}-") and folder not in WEIGHTS else name
 

@@ -31,7 +31,7 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 FLOW_PREDICTIONS = ("flow_prediction", "sample")
 """The same under flow matching: the velocity eps - z_0, or z_0 (SD 3's ``--precondition_outputs``)."""
 MOST_OFF = 0.05
-"""How far z_t may be from the noising of z_0, over its size: half precision is 0.004 off."""
+"""Largest distance of z_t from the noising of z_0, over its size: half precision is 0.004 off."""
 ZERO_SNR = 1e-7
 """An alpha_bar below this is a zero: diffusers' samplers write 2**-24 where they cannot take 0 itself."""
 

@@ -151,7 +151,7 @@ def find_pairs(
 def left_out(
     used: Mapping[Path, Iterable[Path]], suffixes: Sequence[str] = SUFFIXES, *, recursive: bool = False
 ) -> list[str]:
-    """What folders hold beside the files that were used, one line for each that holds more.
+    """Files of the folders that were not used, one line for each that holds more.
 
     Hidden files and folders are not counted.
 

@@ -40,7 +40,7 @@ class LatentSpace:
                 raise ConfigError(f"no {what} of {self.channels} channels: {list(numbers)}", where="latents", mend=mend)
 
     def to_metadata(self) -> dict[str, str]:
-        """What a .safetensors says of the space; `from_metadata` reads it."""
+        """Metadata of a .safetensors for the space; `from_metadata` reads it."""
         said: dict[str, str] = {"channels": str(self.channels), "vae": self.vae, "name": self.name}
         said |= {what: json.dumps(list(getattr(self, what))) for what in ("scaling", "shift") if getattr(self, what)}
         return {PREFIX + key: value for key, value in said.items() if value}
@@ -66,7 +66,7 @@ class LatentSpace:
             raise WeightsError(f"what it says of its latents is unreadable ({error})", where=path) from error
 
     def differs(self, other: LatentSpace) -> str | None:
-        """How another space is a different one for certain, in words; None where nothing tells them apart."""
+        """Difference that tells another space apart for certain, in words; None where nothing tells them apart."""
         if self.channels != other.channels:
             return f"{other.channels} channels, not {self.channels}"
         for what, word in (("scaling", "a scaling factor of"), ("shift", "a shift of")):

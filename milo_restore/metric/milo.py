@@ -269,7 +269,7 @@ class MaskedMetric(nn.Module, ABC):
         return self.channels
 
     def _seen(self, image: Tensor) -> Tensor:
-        """What the mask network sees of an image."""
+        """Input of the mask network from an image."""
         return image
 
     @abstractmethod

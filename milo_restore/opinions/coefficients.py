@@ -151,7 +151,7 @@ def coefficient(key: str, x: Floats, y: Floats) -> float | None:
 
 
 def _defined(function: object, x: Floats, y: Floats) -> float | None:
-    """scipy's answer, or None where scipy would warn and say NaN, or raise."""
+    """Answer of scipy, or None where scipy would warn and say NaN, or raise."""
     if len(x) < 2 or x.min() == x.max() or y.min() == y.max():
         return None
     with warnings.catch_warnings(), np.errstate(all="ignore"):

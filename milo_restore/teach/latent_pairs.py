@@ -24,7 +24,7 @@ from milo_restore.files.write import replacing
 from milo_restore.teach.pairs import DistortedPairs
 
 Targets = dict[str, Tensor]
-"""What a teacher says of a batch: ``labels`` (N,), and by a teacher of masks ``masks``, ``errors`` (N, 1, H, W)."""
+"""Targets of a batch by a teacher: ``labels`` (N,), and by a teacher of masks ``masks``, ``errors`` (N, 1, H, W)."""
 
 
 class LatentPairs(Dataset[dict[str, Any]]):

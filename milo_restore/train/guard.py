@@ -106,7 +106,7 @@ def _backward(
 
 @contextlib.contextmanager
 def _compiler_errors() -> Iterator[None]:
-    """Why torch.compile does not work here, in one line: no C++ compiler, no Triton, or a network that it does not take.
+    """Why torch.compile does not work here, in one line: no C++ compiler, no Triton, or a network it does not take.
 
     Raises:
         ConfigError: naming the first line of torch's error.

@@ -17,7 +17,7 @@ from milo_restore.train.settings import TrainSettings
 from milo_restore.train.state import TrainingState
 
 ASIDE = "diverged-"
-"""What a checkpoint with diverged weights is called, in place of ``checkpoint-``: to look at, not to go on from."""
+"""Prefix of checkpoints with diverged weights, in place of ``checkpoint-``: to look at, not to go on from."""
 
 
 def finite(state: TrainingState) -> bool:

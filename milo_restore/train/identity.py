@@ -26,7 +26,7 @@ Changes = dict[str, list[Any]]
 
 
 def fingerprint(model: nn.Module, settings: TrainSettings, fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be the same for a continued run to equal an uninterrupted one; JSON values only."""
+    """Values that must be the same for a continued run to equal an uninterrupted one; of JSON's types."""
     kept = {key: value for key, value in dataclasses.asdict(settings).items() if key not in _FREE}
     if kept["optimizer"] == "adamw":  # checkpoints from when there was no other do not name it
         del kept["optimizer"]

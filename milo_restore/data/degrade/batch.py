@@ -98,7 +98,7 @@ def _resize_sinc(image: Tensor, drawn: RealESRGANDraw, size: tuple[int, int]) ->
 
 
 def _blur(image: Tensor, kernel: Kernel) -> Tensor:
-    """Like basicsr's ``filter2D``, which cannot mirror more than the image has: small patches shrink to a few pixels."""
+    """Like basicsr's ``filter2D``, which cannot mirror more than the image has: small ones shrink to a few pixels."""
     weights = torch.from_numpy(kernel.array()).to(image.device)
     border = kernel.size // 2
     rows, columns = (

@@ -141,7 +141,7 @@ def missing_files(name: str) -> list[tuple[str, Path]]:
 
 
 def _help(name: str, missing: bool) -> str:
-    """What helps where a metric's files cannot be had (``missing``), or are there and cannot be read."""
+    """Remedy where a metric's files cannot be had (``missing``), or are there and cannot be read."""
     fetch = f"run 'milo-restore assets fetch --metrics {name}'"
     if not missing:
         folder = Path(torch.hub.get_dir()) / "pyiqa"

@@ -110,7 +110,7 @@ def kernel_distance(images: Floats, references: Floats) -> float:
 
 
 def refuse_image(name: str, protocol: Protocol, device: torch.device) -> Metric:
-    """What loading such a metric as one of images gives.
+    """Refusal to load such a metric as one of images.
 
     Raises:
         MetricUnavailable: always.

@@ -20,7 +20,7 @@ _SSIM = "Gaussian window 11x11, sigma 1.5, K 0.01 and 0.03, valid pixels only, n
 
 @dataclass(frozen=True)
 class Protocol:
-    """How images are measured: the colour of `psnr` and `ssim`, what is cut off for every metric, which checkpoints.
+    """Settings of a measurement: colour of `psnr` and `ssim`, what is cut off for every metric, which checkpoints.
 
     Attributes:
         colour: of ``psnr`` and ``ssim``: ``rgb``, or ``y``: the luma of YCbCr in BasicSR's limited range, 16 to 235,
@@ -86,7 +86,7 @@ class Protocol:
 
     @property
     def brief(self) -> str:
-        """What differs between protocols, in one line."""
+        """Settings that differ between protocols, in one line."""
         return f"psnr and ssim of {self._colour}, {self._cut}; {self._others}"
 
     @property

@@ -1,4 +1,4 @@
-"""What each full-reference metric of the paper lacks here: a look at packages and files, without loading any."""
+"""State of each full-reference metric of the paper here: a look at packages and files, without loading any."""
 
 from __future__ import annotations
 
