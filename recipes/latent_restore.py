@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
 from latent_world import LatentData, OneStep, Task, World, codec_of, load_world, photographs
 from torch import Tensor, nn
 
@@ -31,7 +30,7 @@ from milo_restore.loss import LatentMILOLoss, LossSettings, RestorationLoss, bui
 from milo_restore.measure import Restore, comparison_table, evaluate_restorers, sample_picture, score_restorer
 from milo_restore.measure.metrics import Protocol, load_metrics
 from milo_restore.metric import LatentSpace
-from milo_restore.train import TrainSettings, fit
+from milo_restore.train import PartialState, TrainSettings, fit
 from milo_restore.train.command import RunArguments, run_recipe
 from milo_restore.train.dry_run import look_at_all
 

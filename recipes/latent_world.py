@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm import tqdm
 from train_tiny_world import LatentCrops
 
 from milo_restore.data import SampleKey, keyed_rng, load_collection, to_tensor, to_uint8
@@ -199,6 +198,8 @@ def load_world(vae: str, task: Task, data: LatentData, device: torch.device) -> 
         WeightsError: the autoencoder cannot be had.
         DataError: a data set is missing.
     """
+    from tqdm import tqdm
+
     codec, _ = codec_of(vae, device)
     train, held_out = photographs(data)
     images = images_sha256(train)

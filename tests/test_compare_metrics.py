@@ -24,7 +24,7 @@ def opinions_and_metrics(references=FEWEST_REFERENCES, each=6):
     quality, places = rng.normal(size=references * each), np.repeat(np.arange(references), each)
     shared = 0.8 * rng.normal(size=quality.size)  # what no metric sees of the opinions
     noise = rng.normal(size=(3, quality.size))
-    scores = {"good": np.exp(-quality + 0.3 * noise[0]), "bad": 5 - quality + 1.0 * noise[1],
+    scores = {"good": np.exp(-quality + 0.3 * noise[0]), "bad": 5 - quality + 1.2 * noise[1],
               "higher": quality + 0.3 * noise[2]}  # fmt: skip
     return scores, quality + shared, places
 

@@ -30,6 +30,7 @@ DISTRIBUTIONS = {
     "skimage": "scikit-image",
     "cv2": "opencv-python-headless",
     "stlpips_pytorch": "stlpips-pytorch",
+    "flip_evaluator": "flip-evaluator",
 }
 WORK = ["assets", "doctor"]
 NEED = {

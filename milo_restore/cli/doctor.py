@@ -28,6 +28,7 @@ _DISTRIBUTIONS = {
     "skimage": ("scikit-image",),
     "cv2": ("opencv-python-headless", "opencv-python"),
     "stlpips_pytorch": ("stlpips-pytorch",),
+    "flip_evaluator": ("flip-evaluator",),
 }
 _FOR = {
     "recipes": "images, training, measuring",

@@ -195,6 +195,6 @@ def shared_sets(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, di
     keys = ("name", "weights_sha256", "n", "references_sha256")
     return {
         name: {label: results["sets"][name] for label, results in runs.items()}
-        for name, about in first["sets"].items()
-        if all(all(other["sets"].get(name, {}).get(key) == about[key] for key in keys) for other in others)
+        for name, about in first.get("sets", {}).items()
+        if all(all(other.get("sets", {}).get(name, {}).get(key) == about[key] for key in keys) for other in others)
     }
