@@ -12,7 +12,7 @@ import torch
 from milo_restore.errors import WeightsError
 from milo_restore.files.hub import at_revision, parse_repository, repository_folder
 from milo_restore.files.state import listed
-from milo_restore.models.diffbir.prompts import PROMPTS_FILE, Prompts, load_prompts
+from milo_restore.models.diffbir.prompts import PROMPTS_FILE, DrawnPrompts, Prompts, StoredPrompts, load_prompts
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -79,6 +79,8 @@ def load_components(
     scheduler = _scheduler(folder / "scheduler" / "scheduler_config.json")
     _check_stable_diffusion(vae, unet, scheduler, folder)
     prompts = load_prompts(folder, device=device, dtype=dtype)
+    if base == "tiny" and isinstance(prompts, StoredPrompts):
+        prompts = DrawnPrompts(prompts.embeddings, prompts.source, device=device, dtype=dtype)
     if prompts.width != unet.config.cross_attention_dim:
         what = f"its prompts have {prompts.width} channels, its UNet attends to {unet.config.cross_attention_dim}"
         raise WeightsError(what, where=folder, mend="Take the text encoder that belongs to the UNet")
