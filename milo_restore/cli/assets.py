@@ -49,16 +49,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """List, fetch or verify."""
     from milo_restore import files
+    from milo_restore.files import published
 
     root = arguments.root
     if root is not None and not root.expanduser().is_dir():
         raise ConfigError("no such folder", where=f"--root {root}", mend="Make it first")
     known = (*files.WEIGHTS, *files.DATASETS)
+    models = _models_among(arguments)
     metrics = arguments.metrics if arguments.action == "fetch" else []
     if arguments.action == "fetch" and not arguments.names and not metrics:
-        raise ConfigError("name what to fetch", mend=f"Known: {', '.join(known)}; or '{_ALL}'")
+        choice = ", ".join((*known, *published.BASES, *published.MODELS))
+        raise ConfigError("name what to fetch", mend=f"Known: {choice}; or '{_ALL}'")
     everything = (not arguments.names and not metrics) or arguments.names == [_ALL]
-    names = known if everything else arguments.names
+    names = known if everything else [name for name in arguments.names if name not in models]
     if everything and arguments.action == "fetch":
         names = [name for name in known if files.can_fetch(name)]
     if arguments.action == "list":
@@ -73,12 +76,39 @@ def main(arguments: argparse.Namespace) -> int:
             print(_line(act(name, root)), flush=True)
         except MiloRestoreError as error:  # the others are still worth having
             failures.append(error)
-    failures += _fetch_metrics(metrics)
+    failures += _fetch_models(models, root) + _fetch_metrics(metrics)
     for failure in failures[:-1]:
         print(f"milo-restore: error: {failure}", file=sys.stderr)
     if failures:
         raise failures[-1]
     return 0
+
+
+def _models_among(arguments: argparse.Namespace) -> list[str]:
+    from milo_restore.files.published import BASES, MODELS
+
+    models = [name for name in arguments.names if name in (*BASES, *MODELS)]
+    if models and arguments.action != "fetch":
+        raise ConfigError("can only be fetched", where=", ".join(models), mend="Fetching checks what is there, too")
+    return models
+
+
+def _fetch_models(names: Sequence[str], root: Path | None) -> list[MiloRestoreError]:
+    """Get DiffBIR's models and their bases, say where they are, and return what could not be had."""
+    if not names:
+        return []
+    from milo_restore.cli.jobs import say
+    from milo_restore.files.published import BASES
+    from milo_restore.models.diffbir.published import fetch_base, fetch_model
+
+    failures = []
+    for name in names:
+        try:
+            path = fetch_base(name, say) if name in BASES else fetch_model(name, root and root.expanduser(), say)
+            print(f"{name}: found: {path}", flush=True)
+        except MiloRestoreError as error:
+            failures.append(error)
+    return failures
 
 
 def _fetch_metrics(names: Sequence[str]) -> list[MiloRestoreError]:
