@@ -107,7 +107,10 @@ def test_registry_is_complete():
     for name, table in upstream["weights"].items():
         assert registry.weight_file(name).url == table["url"]
     unknown = {name for name in files.WEIGHTS if not files.can_fetch(name)}
-    assert unknown == {"bsrnet", "swinir-general", "swinir-face", "swinir-realesrgan", "swinir-codeformer"}
+    assert unknown == {
+        "bsrnet", "swinir-general", "swinir-face", "swinir-realesrgan", "swinir-codeformer", "sd21-zsnr",
+        "diffbir-v1-control", "diffbir-v2-control", "diffbir-v2.1-control",
+    }  # fmt: skip
     assert all(upstream["weights"][name]["licence"] == "Apache-2.0" for name in ("milo", "milo-latent"))
     assert [registry.weight_file(name).sha256 for name in ("milo", "milo-latent")] == [MILO, LATENT]
 
@@ -601,6 +604,10 @@ def test_pairs_of_a_named_set(tmp_path, monkeypatch):
     pictures(tmp_path / "RealSR" / "HR", 3)
     found = files.locate_dataset("realsr", tmp_path)
     assert [path.name for path in found.references] == [path.name for path in found.paths]
+    pictures(tmp_path / "pairs" / "StableSR_testsets" / "RealSRVal_crop128" / "test_LR", 3)
+    pictures(tmp_path / "pairs" / "StableSR_testsets" / "RealSRVal_crop128" / "test_HR", 3)
+    other = files.locate_dataset("RealSR", tmp_path / "pairs")  # as StableSR's archive unpacks
+    assert [path.parent.name for path in other.references] == ["test_HR"] * 3
     (tmp_path / "RealSR" / "HR" / "0001.png").unlink()
     with pytest.raises(DataError, match=r"0001\.png: has no reference in .*HR"):
         files.locate_dataset("RealSR", tmp_path)

@@ -119,6 +119,7 @@ def test_diffbirs_swinir(tmp_path, form):
         save_file(state, path := tmp_path / "cleaner.safetensors")
     cleaner = load_cleaner(path)
     assert (cleaner.scale, cleaner.multiple) == (1, 64)
+    assert cleaner.enlarge_first  # it was trained on 512 pixels
     for size in ((64, 64), (70, 3)):
         images = torch.rand(1, 3, *size)
         torch.testing.assert_close(cleaner(images), by_hand(network, images, 64, 1), rtol=0, atol=1e-5)
@@ -130,6 +131,7 @@ def test_scunet(tmp_path):
 
     network = SCUNet(config=[1, 1, 1, 1, 1, 1, 1], dim=64).eval()
     cleaner = load_cleaner(saved(tmp_path / "scunet_color_real_psnr.pth", network.state_dict()))
+    assert not cleaner.enlarge_first
     images = torch.rand(1, 3, 20, 33)
     torch.testing.assert_close(cleaner(images), by_hand(network, images, 64, 1), rtol=0, atol=1e-5)
 

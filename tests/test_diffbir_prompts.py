@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import warnings
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.models.diffbir import frozen
-from milo_restore.models.diffbir.prompts import PROMPTS_FILE, EncodedPrompts, StoredPrompts, load_prompts
+from milo_restore.models.diffbir.components import load_components
+from milo_restore.models.diffbir.prompts import PROMPTS_FILE, DrawnPrompts, EncodedPrompts, StoredPrompts, load_prompts
 
 import micro_world  # noqa: F401  # isort: skip
 
@@ -89,11 +91,17 @@ def test_each_text_is_encoded_once(text_base, monkeypatch):
     assert not first.requires_grad
 
 
-def test_a_prompt_that_is_too_long(text_base):
+def test_a_prompt_that_is_too_long_is_cut_as_openclip_cuts_it(text_base):
+    """The first tokens, and the end in place of the last that there is room for; and it is said."""
     prompts = load_prompts(text_base)
     assert prompts.embed(" ".join(["face"] * 7)).shape == (1, 9, WIDTH)
-    with pytest.raises(ConfigError, match="has 8 tokens, the text encoder reads 7"):
-        prompts.embed(" ".join(["face"] * 8))
+    with pytest.warns(UserWarning, match="a prompt of 9 tokens is cut to the 7 that .* reads: 'blurry a' is not read"):
+        cut = prompts.embed("face a face a face a face blurry a")
+    seen = torch.tensor([[4, 3, 1, 3, 1, 3, 1, 3, 5]])
+    assert_near(cut, prompts.encoder(seen)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is cut, and said, once
+        assert prompts.embed("face a face a face a face blurry a") is cut
 
 
 def test_text_encoders_that_cannot_be_read(text_base):
@@ -130,6 +138,16 @@ def test_a_table_of_prompts(tmp_path):
     assert torch.equal(prompts.embed("a face"), torch.arange(5.0 * WIDTH).reshape(1, 5, WIDTH))
     with pytest.raises(ConfigError, match="no embedding of the prompt 'blurry'. It knows '', 'a face'"):
         prompts.embed("blurry")
+
+
+def test_the_tiny_worlds_prompts_are_drawn_from_the_text():
+    table = {"": torch.zeros(3, WIDTH)}
+    first, second = (DrawnPrompts(table.copy()) for _ in range(2))
+    assert torch.equal(first.embed("a face"), second.embed("a face"))
+    assert first.embed("a face").shape == (1, 3, WIDTH)
+    assert not torch.equal(first.embed("a face"), first.embed("a cat"))
+    assert torch.equal(first.embed(""), torch.zeros(1, 3, WIDTH))
+    assert isinstance(load_components("tiny").prompts, DrawnPrompts)
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """List, fetch, verify or seal."""
     from milo_restore import files
+    from milo_restore.files import published
 
     if arguments.action == "seal":
         return _seal(arguments)
@@ -68,11 +69,14 @@ def main(arguments: argparse.Namespace) -> int:
     if root is not None and not root.expanduser().is_dir():
         raise ConfigError("no such folder", where=f"--root {root}", mend="Make it first")
     known = (*files.WEIGHTS, *files.DATASETS)
+    models = _models_among(arguments)
     metrics = arguments.metrics if arguments.action == "fetch" else []
     if arguments.action == "fetch" and not arguments.names and not metrics:
-        raise ConfigError("name what to fetch", mend=f"Known: {', '.join(known)}; or '{_ALL}'")
+        choice = ", ".join((*known, *published.BASES, *published.MODELS))
+        raise ConfigError("name what to fetch", mend=f"Known: {choice}; or '{_ALL}'")
     everything = (not arguments.names and not metrics) or arguments.names == [_ALL]
-    names = known if everything else [each for name in arguments.names for each in files.weights_named(name)]
+    named = [name for name in arguments.names if name not in models]
+    names = known if everything else [each for name in named for each in files.weights_named(name)]
     if everything and arguments.action == "fetch":
         names = [name for name in known if files.can_fetch(name)]
     if arguments.action == "list":
@@ -95,7 +99,7 @@ def _fetch_or_verify(arguments: argparse.Namespace, names: Sequence[str], metric
             print(_line(act(name, root)), flush=True)
         except MiloRestoreError as error:  # the others are still worth having
             failures.append(error)
-    failures += _fetch_metrics(metrics)
+    failures += _fetch_models(_models_among(arguments), root) + _fetch_metrics(metrics)
     for failure in failures[:-1]:
         print(f"milo-restore: error: {failure}", file=sys.stderr)
     if failures:
@@ -109,6 +113,33 @@ def _seal(arguments: argparse.Namespace) -> int:
     for folder in arguments.folders:
         print(seal(folder, again=arguments.again))
     return 0
+
+
+def _models_among(arguments: argparse.Namespace) -> list[str]:
+    from milo_restore.files.published import BASES, MODELS
+
+    models = [name for name in arguments.names if name in (*BASES, *MODELS)]
+    if models and arguments.action != "fetch":
+        raise ConfigError("can only be fetched", where=", ".join(models), mend="Fetching checks what is there, too")
+    return models
+
+
+def _fetch_models(names: Sequence[str], root: Path | None) -> list[MiloRestoreError]:
+    """Get DiffBIR's models and their bases, say where they are, and return what could not be had."""
+    if not names:
+        return []
+    from milo_restore.cli.jobs import say
+    from milo_restore.files.published import BASES
+    from milo_restore.models.diffbir.published import fetch_base, fetch_model
+
+    failures = []
+    for name in names:
+        try:
+            path = fetch_base(name, say) if name in BASES else fetch_model(name, root and root.expanduser(), say)
+            print(f"{name}: found: {path}", flush=True)
+        except MiloRestoreError as error:
+            failures.append(error)
+    return failures
 
 
 def _fetch_metrics(names: Sequence[str]) -> list[MiloRestoreError]:

@@ -17,10 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--base",
-        type=Path,
         metavar="SD",
-        help="Stable Diffusion 2.1-base (for v2.1 its zero-SNR variant): a folder in diffusers' format, or a .ckpt or "
-        ".safetensors in the original one; not for general_full_v1.ckpt, which holds its own",
+        help="Stable Diffusion 2.1-base (for v2.1 its zero-SNR variant): a folder in diffusers' format, a .ckpt or "
+        ".safetensors in the original one, or OWNER/NAME@REVISION on the Hugging Face hub; not for "
+        "general_full_v1.ckpt, which holds its own",
     )
     parser.add_argument("--output", "--out", type=Path, required=True, metavar="DIR", help="the folder to make")
     parser.add_argument(

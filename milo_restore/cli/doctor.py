@@ -62,6 +62,9 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``doctor``."""
+    parser.add_argument(
+        "--online", action="store_true", help="ask every address of the weights and data sets for its head, too"
+    )
     parser.description = (
         "Show versions, devices, weights and data sets, and what to do about what is missing. "
         "Ends with exit code 0 where the basics work (the core, MILO with some weights), with 1 otherwise."
@@ -87,6 +90,8 @@ def main(arguments: argparse.Namespace) -> int:
         "MILO": check_metric,
         "Weights and data sets": check_assets,
     }
+    if arguments.online:
+        sections["Addresses"] = check_addresses
     bad = 0
     for title, check in sections.items():
         print(f"{title}")
@@ -253,6 +258,25 @@ def _versions(package: str) -> dict[str, str]:
     """The installed distributions that a package may come from, by the name that Python imports."""
     known = _DISTRIBUTIONS.get(package, (package,))
     return {name: version for name in known if (version := _version(name)) is not None}
+
+
+def check_addresses() -> list[Finding]:
+    """Which addresses of the catalogue do not answer. Nothing is downloaded."""
+    from milo_restore.files.online import addresses, refusals
+
+    findings = []
+    known = addresses()
+    refused = refusals([url for urls in known.values() for url in urls])
+    for name, urls in known.items():
+        dead = [url for url in urls if url in refused]
+        findings += [Finding("note", f"{name}: {url}: {refused[url]}") for url in dead]
+        if not urls:
+            findings.append(Finding("note", f"{name}: not checked: no address of its files is known"))
+        elif len(dead) < len(urls):
+            findings.append(Finding("ok", f"{name}: {len(urls) - len(dead)} of {len(urls)} addresses answer"))
+    dead_count, count = len(refused), sum(map(len, known.values()))
+    findings.append(Finding("note" if dead_count else "ok", f"{dead_count} of {count} addresses are dead"))
+    return findings
 
 
 def _version(name: str) -> str | None:

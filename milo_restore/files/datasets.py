@@ -27,7 +27,7 @@ _LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "CBSD68": (("CBSD68/original_png",), *((f"{base}/val",) for base in _BSDS)),
     "Kodak24": (("Kodak",), ("data/Kodak",)),
     "Urban100": (("CUrban100",),),
-    "RealSR": (("RealSR/LR",), ("data/RealSR/LR",)),
+    "RealSR": (("RealSR/LR",), ("data/RealSR/LR",), ("StableSR_testsets/RealSRVal_crop128/test_LR",)),
     "DIV2K-val": (("DIV2K_valid_HR",), ("DIV2K/DIV2K_valid_HR",), ("datasets/DIV2K_valid_HR",)),
 }
 
@@ -227,13 +227,14 @@ def _references(name: str, paths: list[Path], folders: list[Path]) -> list[Path]
     Raises:
         DataError: an input has none.
     """
-    beside = registry.upstream()["datasets"][name].get("references")
-    folder = _descend(folders[0].parent, beside) if beside else None
+    beside = registry.upstream()["datasets"][name].get("references", ())
+    there = (_descend(folders[0].parent, part) for part in beside)
+    folder = next((place for place in there if place is not None), None)
     if folder is None:
         return None
-    there = {path.stem: path for path in _images(name, [folder])}
-    lonely = [path for path in paths if path.stem not in there]
+    targets = {path.stem: path for path in _images(name, [folder])}
+    lonely = [path for path in paths if path.stem not in targets]
     if lonely:
         what = f"has no reference in {folder}"
         raise DataError(what, where=lonely[0], mend="Complete that folder, or remove it to go on without references")
-    return [there[path.stem] for path in paths]
+    return [targets[path.stem] for path in paths]

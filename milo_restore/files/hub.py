@@ -95,8 +95,8 @@ def repository_folder(
     except expected as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160].strip(" .:")
         mend = (
-            f"With a network: hf download {at} (it may ask for a login, or be gone{hint}). Without: copy such a "
-            "folder here and name its path"
+            f"With a network: hf download {at} (it may ask for a login){hint}. Without: copy such a folder here and "
+            "name its path"
         )
         what = f"is no folder here, and cannot be had from the Hugging Face hub ({reason})"
         raise WeightsError(what, where=name, mend=mend) from error

@@ -50,11 +50,22 @@ class Cleaner(nn.Module):
         scale: how much larger its output is.
         multiple: what H and W must be multiples of; others are padded by repeating the last row and column.
         name: what it is called.
+        enlarge_first: the pipeline enlarges images that are too small for its diffusion model before it sees them,
+            not what it makes of them.
     """
 
-    def __init__(self, network: nn.Module | None, *, scale: int = 1, multiple: int = 1, name: str = "none") -> None:
+    def __init__(
+        self,
+        network: nn.Module | None,
+        *,
+        scale: int = 1,
+        multiple: int = 1,
+        name: str = "none",
+        enlarge_first: bool = False,
+    ) -> None:
         super().__init__()
         self.network, self.scale, self.multiple, self.name = network, scale, multiple, name
+        self.enlarge_first = enlarge_first
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -205,4 +216,6 @@ def _through_spandrel(state: State, path: Path) -> Cleaner:
         what = f"takes {found.input_channels} and gives {found.output_channels} channels, not 3 and 3"
         raise WeightsError(what, where=path)
     # The network alone: the descriptor's call is in inference mode, whose tensors no training can use.
-    return Cleaner(found.model, scale=found.scale, multiple=_COARSEST)
+    # DiffBIR enlarges small images to 512 pixels before SwinIR, which it trained on that size, and after SCUNet.
+    first = found.architecture.id == "SwinIR" and found.scale == 1
+    return Cleaner(found.model, scale=found.scale, multiple=_COARSEST, enlarge_first=first)

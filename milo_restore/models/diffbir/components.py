@@ -12,8 +12,10 @@ import torch
 from milo_restore.errors import WeightsError
 from milo_restore.files.hub import at_revision, parse_repository, repository_folder
 from milo_restore.files.manifest import verify_folder
+from milo_restore.files.published import MODELS, present_model
+from milo_restore.files.registry import upstream
 from milo_restore.files.state import listed
-from milo_restore.models.diffbir.prompts import PROMPTS_FILE, Prompts, load_prompts
+from milo_restore.models.diffbir.prompts import PROMPTS_FILE, DrawnPrompts, Prompts, StoredPrompts, load_prompts
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -80,6 +82,8 @@ def load_components(
     scheduler = _scheduler(folder / "scheduler" / "scheduler_config.json")
     _check_stable_diffusion(vae, unet, scheduler, folder)
     prompts = load_prompts(folder, device=device, dtype=dtype)
+    if base == "tiny" and isinstance(prompts, StoredPrompts):
+        prompts = DrawnPrompts(prompts.embeddings, prompts.source, device=device, dtype=dtype)
     if prompts.width != unet.config.cross_attention_dim:
         what = f"its prompts have {prompts.width} channels, its UNet attends to {unet.config.cross_attention_dim}"
         raise WeightsError(what, where=folder, mend="Take the text encoder that belongs to the UNet")
@@ -122,8 +126,9 @@ def find_base(base: str | Path) -> Path:
 
     Args:
         base: ``tiny``, the shipped world; a folder in diffusers' format, such as ``milo-restore convert diffbir``
-            writes; or the id OWNER/NAME or OWNER/NAME@REVISION of one on the Hugging Face hub, as it lies in the local
-            cache where that is complete, and downloaded otherwise.
+            writes; ``diffbir-v2`` or another model that ``milo-restore assets fetch`` made; or the id OWNER/NAME or
+            OWNER/NAME@REVISION of one on the Hugging Face hub, as it lies in the local cache where that is complete,
+            and downloaded otherwise.
 
     Raises:
         WeightsError: it is none of these, or cannot be downloaded.
@@ -132,6 +137,8 @@ def find_base(base: str | Path) -> Path:
         from milo_restore.models.tiny import tiny_world
 
         return tiny_world()
+    if base in MODELS and not Path(base).is_dir():
+        return present_model(str(base))
     folder = Path(base).expanduser()
     if folder.is_dir():
         missing = [name for name in _NEEDED if not (folder / name).is_dir()]
@@ -150,7 +157,8 @@ def find_base(base: str | Path) -> Path:
 
 def _from_hub(name: str, revision: str | None) -> Path:
     patterns = {"allow_patterns": _WANTED, "ignore_patterns": _UNWANTED}
-    hint = ": Stability's own Stable Diffusion 2.1 may be"
+    first = upstream()["bases"]["sd21-base"]["addresses"][0]
+    hint = f". Stability AI took its own Stable Diffusion 2.1 down in November 2025: take {first}"
     return repository_folder(name, revision, patterns=patterns, lacking=_lacking, hint=hint)
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 
 from milo_restore.errors import ConfigError, DataError, WeightsError
+from milo_restore.files.hub import parse_repository
 from milo_restore.files.state import shortened
 from milo_restore.files.write import publish
 from milo_restore.models.diffbir import from_original
+from milo_restore.models.diffbir.components import find_base
 from milo_restore.models.diffbir.control import predict
 from milo_restore.models.diffbir.original_file import Parts, read_parts
 from milo_restore.models.diffbir.schedules import VERSIONS, noise_scheduler
@@ -58,8 +60,9 @@ def convert_diffbir(
 
     Args:
         checkpoint: the control network alone (v2, v2.1, ``v1_general.pth``), or v1's whole model.
-        base: Stable Diffusion 2.1-base (for v2.1 its zero-SNR variant), as a folder in diffusers' format or as one
-            file in the original format; None for a whole model, which holds its own.
+        base: Stable Diffusion 2.1-base (for v2.1 its zero-SNR variant), as a folder in diffusers' format, as one
+            file in the original format, or as OWNER/NAME or OWNER/NAME@REVISION on the Hugging Face hub; None for a
+            whole model, which holds its own.
         out: the folder to make: ``vae unet controlnet scheduler`` and ``model_index.json``; ``text_encoder`` and
             ``tokenizer`` where the base has them; v1's SwinIR as ``cleaner.safetensors``.
         version: one of `VERSIONS`; None where the file name is a published one, or v1's whole model tells it.
@@ -78,6 +81,9 @@ def convert_diffbir(
     """
     checkpoint, out = Path(checkpoint), Path(out)
     _check_arguments(checkpoint, out, version, tokenizer)
+    if base is not None and parse_repository(str(base)) is not None:
+        report(f"{base}: from the Hugging Face hub, or its cache")
+        base = find_base(str(base))
     report(f"reading {checkpoint}")
     parts = read_parts(checkpoint)
     version = version or _recognised(parts)

@@ -13,7 +13,16 @@ from torch import Tensor
 
 from milo_restore.errors import ConfigError, DataError
 
-__all__ = ["MINIMUM_SIDE", "Images", "OutputType", "check_output_type", "converted", "enlarged", "resized", "to_batch"]
+__all__ = [
+    "MINIMUM_SIDE",
+    "Images",
+    "OutputType",
+    "check_output_type",
+    "converted",
+    "resized",
+    "to_batch",
+    "working_size",
+]
 
 Images: TypeAlias = "Tensor | Image.Image | Sequence[Image.Image]"
 OutputType = Literal["pil", "pt", "np"]
@@ -75,11 +84,18 @@ def resized(images: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(images, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def enlarged(images: Tensor, minimum_side: int) -> Tensor:
-    """Images (N, 3, H, W) in [0, 1], enlarged where their shorter side has less pixels than ``minimum_side``."""
-    height, width = images.shape[-2:]
-    factor = max(1.0, minimum_side / min(height, width))
-    return resized(images, round(height * factor), round(width * factor))
+def working_size(height: int, width: int, minimum_side: int) -> tuple[int, int]:
+    """Height and width of an image whose shorter side is brought to ``minimum_side`` where it has less pixels.
+
+    The longer side is rounded down, as in DiffBIR's program.
+    """
+    shorter = min(height, width)
+    if shorter >= minimum_side:
+        return height, width
+    factor = minimum_side / shorter
+    if height == width:
+        return minimum_side, minimum_side
+    return (minimum_side, int(width * factor)) if height < width else (int(height * factor), minimum_side)
 
 
 def check_output_type(output_type: str) -> None:

@@ -5,32 +5,24 @@ Source: Lin et al.: "DiffBIR: Toward Blind Image Restoration with Generative Dif
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from diffusers.pipelines.pipeline_loading_utils import ALL_IMPORTABLE_CLASSES, LOADABLE_CLASSES
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from milo_restore.errors import ConfigError, DataError, NumericsError
+from milo_restore.errors import ConfigError, NumericsError
+from milo_restore.models.diffbir import condition as stage
+from milo_restore.models.diffbir import sampling
 from milo_restore.models.diffbir.colour import transfer_colour
-from milo_restore.models.diffbir.control import predict
-from milo_restore.models.diffbir.images import (
-    Images,
-    OutputType,
-    check_output_type,
-    converted,
-    enlarged,
-    resized,
-    to_batch,
-)
+from milo_restore.models.diffbir.condition import Padding
+from milo_restore.models.diffbir.images import Images, OutputType, check_output_type, converted, resized, to_batch
 from milo_restore.models.diffbir.prompts import (
     NEGATIVE_PROMPT,
     PROMPTS_FILE,
@@ -39,16 +31,13 @@ from milo_restore.models.diffbir.prompts import (
     StoredPrompts,
     load_prompts,
 )
-from milo_restore.models.diffbir.tiling import SharedNorms, in_tiles
+from milo_restore.models.diffbir.sampling import Guided, Start
 
 __all__ = ["DiffBIROutput", "DiffBIRPipeline"]
 
 # diffusers loads a pipeline's parts from the libraries in this table only, by their names there.
 LOADABLE_CLASSES["milo_restore"] = {"IRControlNet": ["save_pretrained", "from_pretrained"]}
 ALL_IMPORTABLE_CLASSES.update(LOADABLE_CLASSES["milo_restore"])
-
-VAE_ROUNDS = 2
-"""Rounds that gather the VAE's statistics, where it sees tiles."""
 
 
 @dataclass
@@ -62,17 +51,6 @@ class DiffBIROutput(BaseOutput):
 
     images: Any
     cleaned: Any
-
-
-@dataclass(frozen=True)
-class _Sampling:
-    """Conditions that stay the same in all steps of the sampler."""
-
-    condition: Tensor  # (N, 4, h, w)
-    contexts: Tensor  # (1 or 2, L, D): the negative prompt's where there is guidance, and the prompt's
-    guidance: float
-    control: float | Sequence[float]
-    tile: int | None  # side, in cells of the latent
 
 
 class DiffBIRPipeline(DiffusionPipeline):
@@ -167,16 +145,19 @@ class DiffBIRPipeline(DiffusionPipeline):
         self,
         images: Images,
         *,
-        prompt: str = "",
-        negative_prompt: str = NEGATIVE_PROMPT,
+        prompt: str | Sequence[str] = "",
+        negative_prompt: str | Sequence[str] = NEGATIVE_PROMPT,
         steps: int = 50,
         guidance_scale: float = 4.0,
+        rescale_guidance: bool = False,
         control_scale: float | Sequence[float] = 1.0,
-        start: Literal["noise", "condition"] = "noise",
+        noise_augmentation: int = 0,
+        start: Start = "noise",
         seed: int | Sequence[int] = 231,
         latents: Tensor | None = None,
         upscale: float | None = None,
         minimum_side: int = 0,
+        padding: Padding = "mirror",
         tile: int | None = None,
         cleaner_tile: int | None = None,
         vae_tile: int | None = None,
@@ -188,23 +169,29 @@ class DiffBIRPipeline(DiffusionPipeline):
         Args:
             images: (N, 3, H, W) RGB in [0, 1], which noise may leave; or one or more PIL images, RGB or grey. Sides
                 of 8 pixels or more.
-            prompt: of all images; DiffBIR v2's is empty.
-            negative_prompt: what guidance leads away from.
+            prompt: of all images, or one for each; DiffBIR v2's is empty.
+            negative_prompt: what guidance leads away from; the same.
             steps: of the sampler.
             guidance_scale: negative + scale * (positive - negative), of the predictions under the two prompts. 1: the
                 prompt's alone, at half the cost.
+            rescale_guidance: let it grow from 1 to 1 + ``guidance_scale`` over the steps.
             control_scale: strength of the control, one number or one for each of its residuals.
+            noise_augmentation: noise the condition as at this timestep; more leaves more to the diffusion model.
+                DiffBIR v2.1 was trained with 0 to 199, others without.
             start: ``noise``, or ``condition``: the cleaned image's latent, noised to the first timestep.
             seed: of the noise, one for all images or one for each. Every image has a generator of its own, on the CPU:
                 its result does not depend, but for rounding, on the batch that it is part of, nor on the device.
             latents: the first noise, (N, 4, h, w) of standard deviation one, in place of the seed's.
             upscale: size of the result by that of the input; None: the cleaner's scale. A cleaner of scale 1 sees the
                 enlarged image; the output of one that enlarges by itself is resized (bicubic).
-            minimum_side: cleaned images whose shorter side is less, in pixels, are denoised enlarged to it, and brought
-                back to their size afterwards. Stable Diffusion 2.1-base knows images of 512.
+            minimum_side: images whose shorter side is less, in pixels, are denoised enlarged to it, and brought back
+                to their size afterwards; see `milo_restore.models.diffbir.condition.clean`. Stable Diffusion 2.1-base
+                knows images of 512.
+            padding: how sides become multiples of what the UNet needs: ``mirror``, or ``zeros`` as in DiffBIR.
             tile: side, in pixels, of the tiles in which cleaner, VAE and denoiser see larger images; None: no tiles.
-                Memory then grows no more with the image than the images and latents themselves. DiffBIR's is 512.
-                What a tile cannot see, its UNet does not know: large tiles come closest to none.
+                A GPU then holds no more of an image than a tile, the images and latents themselves, and the VAE's
+                attention. DiffBIR's is 512. The VAE's tiles change nothing; what a tile of the others cannot see, it
+                does not know: large tiles come closest to none.
             cleaner_tile: another one for the cleaner.
             vae_tile: another one for the VAE.
             denoiser_tile: another one for UNet and control.
@@ -220,25 +207,32 @@ class DiffBIRPipeline(DiffusionPipeline):
         """
         check_output_type(output_type)
         sides = [tile if other is None else other for other in (cleaner_tile, vae_tile, denoiser_tile)]
-        self._check_tiles(*sides)
+        stage.check_tiles(self.multiple, **dict(zip(("cleaner", "VAE", "denoiser"), sides)))
         device = self._execution_device
         batch = to_batch(images).to(device)
-        generators = _generators(seed, len(batch))
+        generators = sampling.generators_of(seed, len(batch))
         texts = (prompt,) if guidance_scale == 1 else (negative_prompt, prompt)
-        contexts = torch.cat([self.embed(text).to(device) for text in texts])
-        self._set_timesteps(steps, start, device)
-        cleaned = self.clean(batch, upscale, sides[0])
-        large = enlarged(cleaned, minimum_side)
-        condition = self.encode(large, sides[1])
-        sampling = _Sampling(condition, contexts, guidance_scale, control_scale, sides[2] and sides[2] // self.cell)
-        latent = self._sample(self._first(start, condition, generators, latents), sampling, generators)
+        contexts = tuple(self._contexts(text, len(batch), device) for text in texts)
+        sampling.set_timesteps(self.scheduler, steps, start, device)
+        size = stage.result_size(self.cleaner, batch, upscale)
+        large = self.clean(batch, upscale, sides[0], minimum_side)
+        condition = self.encode(large, sides[1], padding)
+        latent = sampling.first_latent(self.scheduler, start, condition, generators, latents)
+        condition = sampling.noised(self.scheduler, condition, noise_augmentation, generators)
+        cells = sides[2] and sides[2] // self.cell
+        guided = Guided(
+            self.unet, self.controlnet, condition, contexts, guidance_scale, rescale_guidance, control_scale, cells,
+            self.multiple // self.cell,
+        )  # fmt: skip
+        latent = sampling.run(self.scheduler, latent, guided, generators, self.progress_bar)
         decoded = self.decode(latent, sides[1])[..., : large.shape[-2], : large.shape[-1]]
         if not torch.isfinite(decoded).all():
             mend = "Take float32 or bfloat16 if this is float16; else the control has diverged, or is not this UNet's"
             raise NumericsError("the restored image holds NaN or infinite values", mend=mend)
-        restored = resized(transfer_colour(decoded, large).clamp(0, 1), *cleaned.shape[-2:])
+        restored = resized(transfer_colour(decoded, large).clamp(0, 1), *size)
+        cleaned = resized(large.clamp(0, 1), *size)
         self.maybe_free_model_hooks()
-        return DiffBIROutput(converted(restored, output_type), converted(cleaned.clamp(0, 1), output_type))
+        return DiffBIROutput(converted(restored, output_type), converted(cleaned, output_type))
 
     def embed(self, text: str) -> Tensor:
         """The embedding of a prompt, (1, L, D).
@@ -254,25 +248,29 @@ class DiffBIRPipeline(DiffusionPipeline):
             raise ConfigError("the pipeline has neither prompts nor a text encoder with its tokenizer", mend=mend)
         return prompts.embed(text)
 
-    def clean(self, images: Tensor, upscale: float | None = None, tile: int | None = None) -> Tensor:
-        """The cleaner's output for images (N, 3, H, W): (N, 3, H', W') float32, of the result's size; see the call."""
-        scale, unit = (int(getattr(self.cleaner, name, 1)) for name in ("scale", "multiple"))
-        height, width = (round(side * (scale if upscale is None else upscale)) for side in images.shape[-2:])
-        if self.cleaner is None or scale == 1:
-            images = resized(images, height, width)
-        if self.cleaner is None:
-            return images
-        place = next((value.device for value in self.cleaner.parameters()), images.device)
-        tile = tile and max(tile // unit, 2) * unit
-        cleaned = in_tiles(self.cleaner, images.to(place), tile=tile, unit=unit, scale=scale)
-        return resized(cleaned.to(images), height, width)
+    def _contexts(self, texts: str | Sequence[str], count: int, device: torch.device) -> Tensor:
+        """Embeddings of the prompts of all images, (N, L, D)."""
+        several = [texts] * count if isinstance(texts, str) else list(texts)
+        if len(several) != count:
+            raise ConfigError(f"{len(several)} for {count} images", where="prompt", mend="One, or one for each image")
+        return torch.cat([self.embed(text).to(device) for text in several])
 
-    def encode(self, images: Tensor, tile: int | None = None) -> Tensor:
+    def clean(
+        self, images: Tensor, upscale: float | None = None, tile: int | None = None, minimum_side: int = 0
+    ) -> Tensor:
+        """The cleaner's output for images (N, 3, H, W): (N, 3, H', W') float32, of the size that is denoised.
+
+        See the call, and `milo_restore.models.diffbir.condition.clean`.
+        """
+        return stage.clean(self.cleaner, images, upscale=upscale, minimum_side=minimum_side, tile=tile)
+
+    def encode(self, images: Tensor, tile: int | None = None, padding: Padding = "mirror") -> Tensor:
         """The condition: the mode of the VAE's distribution, times the scaling factor.
 
         Args:
-            images: (N, 3, H, W) in [0, 1]; mirrored to the right and below, up to multiples that the UNet needs.
+            images: (N, 3, H, W) in [0, 1]; continued to the right and below, up to multiples that the UNet needs.
             tile: side of tiles, in pixels.
+            padding: how they are continued.
 
         Returns:
             (N, 4, h, w) float32.
@@ -280,104 +278,12 @@ class DiffBIRPipeline(DiffusionPipeline):
         Raises:
             DataError: the VAE makes latents of another shape than the UNet reads.
         """
-
-        def apply(part: Tensor) -> Tensor:
-            mode: Tensor = self.vae.encode(part.to(self.vae.dtype) * 2 - 1).latent_dist.mode()
-            return mode
-
-        images = _padded(images, self.multiple)
-        norms = SharedNorms(self.vae.encoder)
-        options: dict[str, Any] = {"scale": 1 / self.cell, "unit": self.cell, "norms": norms, "rounds": VAE_ROUNDS}
-        latent = in_tiles(apply, images, tile=tile, **options) * self.vae.config.scaling_factor
+        images = stage.padded(images, self.multiple, padding)
+        latent = stage.encode(self.vae, images, tile)
         shape = (len(images), self.unet.config.in_channels, *(side // self.cell for side in images.shape[-2:]))
-        _check_shape(latent, shape, "the VAE's latent")
+        sampling.check_shape(latent, shape, "the VAE's latent")
         return latent
 
     def decode(self, latent: Tensor, tile: int | None = None) -> Tensor:
         """A latent (N, 4, h, w), times the scaling factor, to images (N, 3, 8 h, 8 w) float32, not clamped."""
-
-        def apply(part: Tensor) -> Tensor:
-            decoded: Tensor = self.vae.decode(part.to(self.vae.dtype)).sample
-            return decoded
-
-        norms = SharedNorms(self.vae.decoder)
-        options: dict[str, Any] = {"scale": self.cell, "norms": norms, "rounds": VAE_ROUNDS}
-        latent = latent / self.vae.config.scaling_factor
-        return in_tiles(apply, latent, tile=tile and tile // self.cell, **options) / 2 + 0.5
-
-    def _check_tiles(self, cleaner: int | None, vae: int | None, denoiser: int | None) -> None:
-        for name, side in (("cleaner", cleaner), ("VAE", vae), ("denoiser", denoiser)):
-            if side is not None and (side < 2 * self.multiple or side % self.multiple):
-                mend = f"Take a multiple of {self.multiple}, at least {2 * self.multiple}"
-                raise ConfigError(f"tiles of {side} pixels", where=f"tile of the {name}", mend=mend)
-
-    def _set_timesteps(self, steps: int, start: str, device: torch.device) -> None:
-        if start not in ("noise", "condition"):
-            raise ConfigError(f"is {start!r}", where="start", mend="Take noise or condition")
-        if start == "condition" and self.scheduler.config.get("rescale_betas_zero_snr"):
-            what = "with zero terminal SNR nothing is left of the condition at the first timestep"
-            raise ConfigError(what, where="start", mend="Take noise")
-        if steps < 1:
-            raise ConfigError(f"is {steps}", where="steps", mend="Take 1 or more")
-        try:
-            self.scheduler.set_timesteps(steps, device=device)
-        except ValueError as error:
-            raise ConfigError(" ".join(str(error).split())[:200], where="steps") from error
-
-    def _first(self, start: str, condition: Tensor, generators: list[torch.Generator], noise: Tensor | None) -> Tensor:
-        """The latent that sampling starts from."""
-        if noise is None:
-            noise = torch.stack([torch.randn(condition.shape[1:], generator=generator) for generator in generators])
-        _check_shape(noise, tuple(condition.shape), "the first noise")
-        noise = noise.to(condition)
-        if start == "noise":
-            first: Tensor = noise * self.scheduler.init_noise_sigma
-        else:
-            first = self.scheduler.add_noise(condition, noise, self.scheduler.timesteps[:1])
-        return first
-
-    def _sample(self, latent: Tensor, sampling: _Sampling, generators: list[torch.Generator]) -> Tensor:
-        """The sampler's loop, in float32 whatever the networks compute in."""
-        takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
-        options = {"generator": generators} if takes_generator else {}
-        for timestep in self.progress_bar(self.scheduler.timesteps):
-            scaled = self.scheduler.scale_model_input(latent, timestep)
-            prediction = self._predict(scaled, timestep, sampling)
-            latent = self.scheduler.step(prediction, timestep, latent, return_dict=False, **options)[0]
-        return latent
-
-    def _predict(self, latent: Tensor, timestep: Tensor, sampling: _Sampling) -> Tensor:
-        """The guided prediction, (N, 4, h, w) float32. Both branches see one condition."""
-        dtype = next(self.controlnet.parameters()).dtype
-        branches = len(sampling.contexts)
-        context = sampling.contexts.repeat_interleave(len(latent), 0).to(dtype)
-
-        def apply(latent: Tensor, condition: Tensor) -> Tensor:
-            both, conditions = (value.to(dtype).repeat(branches, 1, 1, 1) for value in (latent, condition))
-            return predict(self.unet, self.controlnet, both, timestep, context, conditions, sampling.control)
-
-        unit = self.multiple // self.cell
-        prediction = in_tiles(apply, latent, sampling.condition, tile=sampling.tile, unit=unit)
-        if branches == 1:
-            return prediction
-        negative, positive = prediction.chunk(2)
-        return negative + sampling.guidance * (positive - negative)
-
-
-def _generators(seed: int | Sequence[int], count: int) -> list[torch.Generator]:
-    seeds = [seed] * count if isinstance(seed, int) else list(seed)
-    if len(seeds) != count:
-        raise ConfigError(f"{len(seeds)} for {count} images", where="seed", mend="Give one, or one for each image")
-    return [torch.Generator().manual_seed(number) for number in seeds]
-
-
-def _padded(images: Tensor, multiple: int) -> Tensor:
-    """Mirrored to the right and below; where there is not enough to mirror, the border goes on."""
-    below, right = (-side % multiple for side in images.shape[-2:])
-    images = F.pad(images, (0, right, 0, 0), mode="reflect" if right < images.shape[-1] else "replicate")
-    return F.pad(images, (0, 0, 0, below), mode="reflect" if below < images.shape[-2] else "replicate")
-
-
-def _check_shape(latent: Tensor, shape: tuple[int, ...], what: str) -> None:
-    if tuple(latent.shape) != shape:
-        raise DataError(f"{what} is {tuple(latent.shape)}, expected {shape}")
+        return stage.decode(self.vae, latent, tile and tile // self.cell)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +19,46 @@ from milo_restore.files.state import read_content
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
-__all__ = ["NEGATIVE_PROMPT", "PROMPTS_FILE", "EncodedPrompts", "Prompts", "StoredPrompts", "load_prompts"]
+__all__ = [
+    "NEGATIVE_PROMPT",
+    "PRESETS",
+    "PROMPTS_FILE",
+    "DrawnPrompts",
+    "EncodedPrompts",
+    "Preset",
+    "Prompts",
+    "StoredPrompts",
+    "load_prompts",
+]
 
-NEGATIVE_PROMPT = "low quality, blurry, low-resolution, noisy, unsharp, weird textures"  # DiffBIR's, and its paper's
+NEGATIVE_PROMPT = "low quality, blurry, low-resolution, noisy, unsharp, weird textures"  # DiffBIR v2's and its paper's
 PROMPTS_FILE = "prompt_embeds.safetensors"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a version of DiffBIR samples with, where nothing else is asked for."""
+
+    prompt: str
+    negative_prompt: str
+    guidance: float
+
+
+_V2 = Preset("", NEGATIVE_PROMPT, 4.0)
+# As its authors run them: README.md and the defaults of inference.py, commit 3f8b530.
+PRESETS: Mapping[str, Preset] = {
+    "v1": _V2,
+    "v2": _V2,
+    "v2.1": Preset(
+        "Cinematic, High Contrast, highly detailed, taken using a Canon EOS R camera, hyper detailed photo - realistic "
+        "maximum detail, 32k, Color Grading, ultra HD, extreme meticulous detailing, skin pore detailing, hyper "
+        "sharpness, perfect without deformations.",
+        "painting, oil painting, illustration, drawing, art, sketch, oil painting, cartoon, CG Style, 3D render, "
+        "unreal engine, blurring, dirty, messy, worst quality, low quality, frames, watermark, signature, jpeg "
+        "artifacts, deformed, lowres, over-smooth.",
+        8.0,
+    ),
+}
 
 
 class Prompts(ABC):
@@ -40,7 +79,7 @@ class Prompts(ABC):
         """The embedding of a text, (1, L, ``width``).
 
         Raises:
-            ConfigError: there is no embedding of this text, or it is longer than the encoder reads.
+            ConfigError: there is no embedding of this text.
         """
         if text not in self._known:
             self._known[text] = self._embed(text).to(self.device, self.dtype)
@@ -80,8 +119,14 @@ class EncodedPrompts(Prompts):
         length = self.encoder.config.max_position_embeddings
         tokens = self.tokenizer(text, padding="max_length", max_length=length, return_tensors="pt").input_ids
         if tokens.shape[1] > length:
-            what = f"has {tokens.shape[1] - 2} tokens, the text encoder reads {length - 2}"
-            raise ConfigError(what, where=f"prompt {text[:40]!r}...", mend="Shorten it")
+            # As OpenCLIP's tokenizer does it: the end stands in place of the last token that there is room for.
+            lost = tokens[0, length - 1 : -1]
+            warnings.warn(
+                f"a prompt of {tokens.shape[1] - 2} tokens is cut to the {length - 2} that the text encoder reads: "
+                f"{self.tokenizer.decode(lost).strip()[:60]!r} is not read",
+                stacklevel=3,
+            )
+            tokens = torch.cat([tokens[:, : length - 1], tokens[:, -1:]], dim=1)
         embedding: Tensor = self.encoder(tokens.to(self.device))[0]
         return embedding
 
@@ -113,6 +158,20 @@ class StoredPrompts(Prompts):
             mend = f"It knows {known}; for others the base needs a text_encoder/ and a tokenizer/"
             raise ConfigError(f"holds no embedding of the prompt {text!r}", where=self.source, mend=mend)
         return self.embeddings[text][None]
+
+
+class DrawnPrompts(StoredPrompts):
+    """The tiny world's prompts: random vectors, as those of its table are; those of other texts depend on the text.
+
+    They let everything that has to do with prompts run there. Its UNet knows the table's texts only.
+    """
+
+    def _embed(self, text: str) -> Tensor:
+        if text not in self.embeddings:
+            seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+            shape = next(iter(self.embeddings.values())).shape
+            self.embeddings[text] = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        return super()._embed(text)
 
 
 def load_prompts(

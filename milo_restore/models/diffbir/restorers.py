@@ -12,7 +12,9 @@ from torch import nn
 
 from milo_restore.data import to_tensor, to_uint8
 from milo_restore.data.restoration_pairs import RestorationPair, Restore
+from milo_restore.models.diffbir.condition import result_size
 from milo_restore.models.diffbir.frozen import Frozen
+from milo_restore.models.diffbir.images import resized
 from milo_restore.models.diffbir.schedules import Version
 
 
@@ -43,12 +45,14 @@ def pipeline_restorer(pipeline: Any, *, seed: int = 0, **options: Any) -> Restor
     return restore
 
 
-def cleaner_restorer(pipeline: Any) -> Restore:
-    """The pipeline's cleaner alone."""
+def cleaner_restorer(pipeline: Any, minimum_side: int = 0) -> Restore:
+    """The pipeline's cleaner alone; ``minimum_side`` as in the pipeline's call."""
 
     @torch.no_grad()
     def restore(pair: RestorationPair, number: int) -> NDArray[np.uint8]:
-        return to_uint8(pipeline.clean(pair.degraded[None].clamp(0, 1).to(pipeline.device))[0])
+        image = pair.degraded[None].clamp(0, 1).to(pipeline.device)
+        cleaned = pipeline.clean(image, minimum_side=minimum_side)
+        return to_uint8(resized(cleaned, *result_size(pipeline.cleaner, image, None))[0])
 
     return restore
 
@@ -83,7 +87,7 @@ def stage_restorers(
     pipeline = frozen.pipeline(control, version)
     before = {} if start is None else {"start": pipeline_restorer(frozen.pipeline(start, version), **vars(sampling))}
     return {
-        "cleaner": cleaner_restorer(pipeline),
+        "cleaner": cleaner_restorer(pipeline, sampling.minimum_side),
         **before,
         "restored": pipeline_restorer(pipeline, **vars(sampling)),
         "autoencoder": autoencoder_restorer(pipeline),

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 import typing
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from milo_restore.errors import ConfigError
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
 
-__all__ = ["VERSIONS", "Version", "noise_scheduler", "sampling_scheduler"]
+__all__ = ["VERSIONS", "Version", "noise_scheduler", "sampler_named", "sampling_scheduler"]
 
 Version = Literal["v1", "v2", "v2.1"]
 VERSIONS: tuple[Version, ...] = typing.get_args(Version)
 
+# DiffBIR's samplers as diffusers' schedulers, and what each is told beyond the noise schedule. DDIM's steps are
+# LDM's: from the last full stride to 0, whose signal is also the end's. DPM++'s run evenly from 999 to 0.
+_SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "spaced": ("DDPMScheduler", {}),
+    "ddim": ("DDIMScheduler", {"timestep_spacing": "leading", "steps_offset": 0, "set_alpha_to_one": False}),
+    "dpm++_2m": ("DPMSolverMultistepScheduler", {"timestep_spacing": "linspace", "final_sigmas_type": "sigma_min"}),
+}
 _PREDICTIONS: dict[str, str] = {"v1": "epsilon", "v2": "epsilon", "v2.1": "v_prediction"}
 
 
@@ -65,3 +73,37 @@ def sampling_scheduler(version: str, steps: int = 50) -> DDPMScheduler:
         raise ConfigError(f"{steps} sampling steps", mend="Take 1 to 1000")
     scheduler.set_timesteps(steps)
     return scheduler
+
+
+def sampler_named(name: str, version: str) -> Any:
+    """A sampler on a version's noise schedule.
+
+    Args:
+        name: ``spaced``, ``ddim`` or ``dpm++_2m``, DiffBIR's (the last is ``dpm++_m2`` there); or the name of another
+            of diffusers' schedulers, such as ``UniPCMultistepScheduler``, with its own settings.
+        version: one of `VERSIONS`.
+
+    Returns:
+        The scheduler, without timesteps.
+
+    Raises:
+        ConfigError: diffusers has no such scheduler, or it cannot follow this schedule or prediction.
+    """
+    import diffusers
+
+    base = noise_scheduler(version)
+    known, settings = _SAMPLERS.get("dpm++_2m" if name == "dpm++_m2" else name, (name, {}))
+    found = getattr(diffusers, known, None)
+    mend = f"Take {', '.join(_SAMPLERS)}, or a scheduler of diffusers such as UniPCMultistepScheduler"
+    if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
+        raise ConfigError(f"no sampler {name!r}", where="sampler", mend=mend)
+    kind: Any = found
+    takes = inspect.signature(kind).parameters
+    needed = ["beta_start", "beta_schedule", "prediction_type"]
+    needed += ["rescale_betas_zero_snr"] if base.config.rescale_betas_zero_snr else []
+    lacking = [setting for setting in needed if setting not in takes]
+    if lacking:  # from_config would leave them out, and sample from another model than was trained
+        what = f"{known} has no {', '.join(lacking)}, which DiffBIR {version} needs"
+        raise ConfigError(what, where="sampler", mend=mend)
+    shared = {key: value for key, value in base.config.items() if key not in ("timestep_spacing", "steps_offset")}
+    return kind.from_config(base.config if name == "spaced" else {**shared, **settings})
