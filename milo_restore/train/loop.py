@@ -27,6 +27,7 @@ from milo_restore.train.schedule import check_split, learning_rate
 from milo_restore.train.settings import TrainSettings
 from milo_restore.train.signals import StopSignals
 from milo_restore.train.state import TrainingState
+from milo_restore.train.waiting import Waiting
 from milo_restore.train.watch import GamingWatch
 
 
@@ -35,7 +36,7 @@ class FitResult:
     """Result of `fit`."""
 
     step: int  # the last step done
-    finished: bool  # whether that was the last of the run; then ``final`` exists
+    finished: bool  # whether that was the last of the run, planned or by ``stop``; then ``final`` exists
     stopped: bool  # whether SIGINT or SIGTERM ended it early; the state is saved
     signal: int | None  # which of the two
     loss: float | None  # of the last step done by this call; None where there was none left to do
@@ -137,7 +138,7 @@ def fit(
         stack.enter_context(deterministic(settings.deterministic))
         signals = stack.enter_context(StopSignals())
         stopped = _train(run, step, data, last, signals)
-        finished = state.step == settings.steps
+        finished = state.step == settings.steps or state.waiting.over(settings.stop)
         final = _finish(run, record) if finished else None
     received = (signals.received or SIGTERM) if stopped else None  # None: another process received it
     seconds = time.perf_counter() - began
@@ -150,6 +151,10 @@ def _train(run: _Run, step: Step, data: Any, last: int, signals: StopSignals) ->
     state, settings, accelerator = run.state, run.settings, run.state.accelerator
     process, processes = accelerator.process_index, accelerator.num_processes
     pin = accelerator.device.type == "cuda"
+    if _due(run, settings.evaluate_every) and settings.stop is not None and state.waiting.at != state.step > 0:
+        _show(run)  # a checkpoint that a signal asked for is older than its step's evaluation, which counts
+    if state.waiting.over(settings.stop):
+        return False
     steps = feed(data, settings, state.step + 1, last, process, processes, pin=pin)
     with contextlib.closing(steps):
         for number, batches in steps:
@@ -167,11 +172,21 @@ def _train(run: _Run, step: Step, data: Any, last: int, signals: StopSignals) ->
                 run.journal.say(f"stopping after step {number}: saving")
                 _save(run)  # before anything slow: whoever sent the signal may not wait
             _show(run)
-            if stop:
-                return True
-            if number % settings.checkpoint_every == 0 or number == last:
+            over = state.waiting.over(settings.stop)
+            counted = stop and settings.stop is not None and state.waiting.at == number  # since it was saved
+            if number % settings.checkpoint_every == 0 or number == last or over or counted:
                 _save(run)
+            if over:
+                run.journal.say(f"ending after step {number}: of {settings.keep_best} {state.waiting}")
+            if stop or over:
+                return stop and not over
     return False
+
+
+def _due(run: _Run, every: int | None) -> bool:
+    """Whether what comes every so many steps, and at the end, comes now."""
+    step = run.state.step
+    return every is not None and (step % every == 0 or step == run.settings.steps)
 
 
 def _report_skipped(run: _Run, outcome: Outcome, batches: list[MicroBatch], losses: list[torch.Tensor]) -> None:
@@ -237,15 +252,11 @@ def _warn(run: _Run, line: str | None) -> None:
 def _show(run: _Run) -> None:
     """The sample picture and the evaluation, where they are due, with the weights that the run would end with."""
     state, settings = run.state, run.settings
-    due = [
-        every is not None and (state.step % every == 0 or state.step == settings.steps)
-        for every in (settings.sample_every, settings.evaluate_every)
-    ]
-    if run.sample is not None and due[0] and state.accelerator.is_main_process:
+    if run.sample is not None and _due(run, settings.sample_every) and state.accelerator.is_main_process:
         with state.averaged() as model:
             picture = run.sample(model)
         run.journal.picture(state.step, picture)
-    if run.evaluate is not None and due[1]:
+    if run.evaluate is not None and _due(run, settings.evaluate_every):
         with state.averaged() as model:
             run.evaluation = {key: float(value) for key, value in run.evaluate(model).items()}
         run.journal.write(state.step, {"evaluation": run.evaluation})
@@ -253,8 +264,18 @@ def _show(run: _Run) -> None:
         run.journal.say(f"step {state.step} evaluation: {numbers}")
         _warn(run, run.watch.evaluated(state.step, run.evaluation))
         if settings.keep_best is not None:
-            lower = run.lower_better.get(settings.keep_best, False)
-            on_main(lambda: best.offer(run.output / "best", state, run.evaluation or {}, lower=lower))
+            _offer(run, settings.keep_best, run.evaluation)
+
+
+def _offer(run: _Run, name: str, evaluation: Mapping[str, float]) -> None:
+    """Keep the weights if they are the best; count how long none were."""
+    state, lower = run.state, run.lower_better.get(name, False)
+
+    def act() -> Waiting:  # on one process: others' numbers may differ in their last bits
+        best.offer(run.output / "best", state, evaluation, lower=lower)
+        return state.waiting.after(state.step, evaluation[name], lower=lower)
+
+    state.waiting = on_main(act)
 
 
 def _save(run: _Run, *, prune: bool = True) -> None:

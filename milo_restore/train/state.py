@@ -17,6 +17,7 @@ from torch import nn
 from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.files.hashes import text_sha256
 from milo_restore.train.settings import TrainSettings
+from milo_restore.train.waiting import Waiting
 
 if TYPE_CHECKING:
     from diffusers.training_utils import EMAModel
@@ -45,6 +46,7 @@ class TrainingState:
     ) -> None:
         self.step = 0
         self.bad_steps = 0  # skipped steps in a row
+        self.waiting = Waiting()
         self.accelerator = accelerator
         # As given, never compiled or distributed, so that its keys are its own; accelerate replaces its forward when it
         # mixes precisions.
@@ -99,7 +101,9 @@ class TrainingState:
         if self.ema is not None:
             averages = zip(self.names, self.ema.shadow_params)
             save_file({name: value.contiguous() for name, value in averages}, str(folder / "ema.safetensors"))
-        counters = {"step": self.step, "bad_steps": self.bad_steps}
+        counters: dict[str, Any] = {"step": self.step, "bad_steps": self.bad_steps}
+        if "stop" in self.fingerprint:
+            counters["waiting"] = dataclasses.asdict(self.waiting)
         if self.ema is not None:
             counters["ema_updates"] = self.ema.optimization_step
         text = json.dumps({**counters, "fingerprint": self.fingerprint}, indent=1)
@@ -129,6 +133,7 @@ class TrainingState:
         except (RuntimeError, KeyError, ValueError) as error:
             raise WeightsError(f"does not fit this model ({error})", where=folder) from error
         self.step, self.bad_steps = state["step"], state["bad_steps"]
+        self.waiting = Waiting(**state.get("waiting", {}))
 
     def _lay_out_moments(self) -> None:
         """As the parameters are laid out; a checkpoint brings the layout of the run that wrote it."""
@@ -188,6 +193,10 @@ def _fingerprint(model: nn.Module, settings: TrainSettings, fixed: Mapping[str, 
     kept = {key: value for key, value in dataclasses.asdict(settings).items() if key not in _FREE}
     if kept["optimizer"] == "adamw":  # checkpoints from when there was no other do not name it
         del kept["optimizer"]
+    if kept["stop"] is None:  # the same
+        del kept["stop"]
+    else:  # then it matters which steps are evaluated
+        kept["evaluate_every"] = settings.evaluate_every
     shapes = [(name, list(value.shape), str(value.dtype)) for name, value in model.state_dict().items()]
     trained = [name for name, value in model.named_parameters() if value.requires_grad]
     digest = text_sha256(json.dumps([shapes, trained]))
