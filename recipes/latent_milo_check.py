@@ -20,9 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from scipy.stats import spearmanr
 from torch import Tensor
-from tqdm import tqdm
 
 from milo_restore import MILO, LatentMILO
 from milo_restore.data import list_images, to_tensor
@@ -84,6 +82,8 @@ def ranking(
     metric: LatentMILO, codec: LatentCodec, judge: MILO, images: list[Path], options: argparse.Namespace
 ) -> dict[str, float]:
     """SRCC with the judge over all pairs, of the metric and of plain distances, and how well the masks agree."""
+    from scipy.stats import spearmanr
+
     pairs = DistortedPairs(images, square=options.square, unscaled=True, seed=SEED)
     identity = {"vae": codec.sha256, "judge": str(judge.weights)}
     device = torch.device("cpu")
@@ -134,6 +134,8 @@ def step_test(
     metric: LatentMILO, codec: LatentCodec, judge: MILO, images: list[Path], options: argparse.Namespace
 ) -> dict[str, list[float]]:
     """Error that is left after the steps, by loss, one number per photograph; undistorted ones are left out."""
+    from tqdm import tqdm
+
     pairs = DistortedPairs(images, one_each=True, square=options.square, unscaled=True, seed=SEED)
     found: dict[str, list[float]] = {name: [] for name in latent_losses(metric)}
     for number in tqdm(range(len(images)), desc="steps", unit="image", leave=False, disable=None):

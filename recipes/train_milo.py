@@ -5,6 +5,7 @@ r"""Train MILO, on images or on latents, on KADID's distortions of any photograp
 
 The trained weights are milo_final.safetensors and, by the correlation on held-out pairs, milo_best.safetensors:
 ``MILO.from_pretrained("runs/milo_tiny/milo_best.safetensors")``. ``--resume latest`` goes on where a run was stopped.
+With ``teacher: opinions`` people teach, on KADID-10k's own images, and MILO or any E-metric is the student.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from milo_opinions import Tested, learn_opinions
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -72,6 +74,7 @@ class Data:
     square: int = 256  # side of the centre squares that are distorted, in pixels
     validation: str = "held-out-photographs"  # other photographs, labelled by the teacher
     kadid: str | None = None  # KADID-10k's folder: then people's opinions on its training split, in place of the above
+    validation_references: int = 0  # teacher: opinions: of 65, kept back to validate; 0: what is trained on does
     validation_pairs: int | None = 500  # null: all
     validation_side: int = 256  # side of the centre crops of the validation squares that are compared
     vae: str | None = None  # latent domain: taef2, or folder or hub's OWNER/NAME of a diffusers autoencoder
@@ -84,7 +87,8 @@ class Config:
     """The whole training."""
 
     domain: Literal["image", "latent"] = "image"
-    teacher: str | tuple[str, ...] = "official"  # ensemble, official, mini, or a list of metrics
+    teacher: str | tuple[str, ...] = "official"  # ensemble, official, mini, a list of metrics; or opinions: people
+    student: str = "milo"  # teacher: opinions: or an E-metric, such as e-ssim or e-lpips
     maps: str = "own-scaler"  # metric to MOS: own-scaler; kadid, logistics fitted on its training split; or their file
     start: str | None = None  # weights to start from: official, mini or a path; null: random ones
     score_weight: float = 0.0  # beyond the paper, for one MILO as the teacher: L1 between logarithms of raw errors
@@ -92,6 +96,7 @@ class Config:
     error_weight: float = 0.0  # the same, of latents: divergence of the masked errors, cell by cell
     hint_weight: float = 0.0  # the same: hidden features that tell the teacher's; fades to 0 over the run
     data: Data = field(default_factory=Data)
+    tested: Tested = field(default_factory=Tested)
     training: TrainSettings = field(default_factory=TrainSettings)
 
     def __post_init__(self) -> None:
@@ -104,6 +109,10 @@ class Config:
             raise ValueError("data.noise needs domain: image")
         if self.maps == "kadid" and self.data.kadid is None:
             raise ValueError("maps: kadid needs data.kadid, the data set's folder")
+        if self.teacher == "opinions" and (self.domain == "latent" or self.data.kadid is None):
+            raise ValueError("teacher: opinions needs domain: image and data.kadid, KADID-10k's folder")
+        if self.teacher != "opinions" and (self.student != "milo" or self.tested != Tested()):
+            raise ValueError("student and tested need teacher: opinions; milo-restore correlate tests any weights")
         if self.domain == "latent" and not (self.data.vae and self.data.cache):
             raise ValueError("domain: latent needs data.vae, a diffusers autoencoder, and data.cache, a folder")
 
@@ -222,6 +231,8 @@ def step_of(config: Config, teacher: PseudoMOS) -> Step:
 
 def main(config: Config, run: RunArguments) -> int:
     """Pairs, teacher, metric, training, agreement."""
+    if config.teacher == "opinions":
+        return learn_opinions(config, run)
     state, data, seed = PartialState(), config.data, config.training.seed
     images, each = references(data.train, config)
     others, _ = references(data.validation, config)

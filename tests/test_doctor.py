@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from milo_restore import MILO
 from milo_restore.cli import doctor, main
+from milo_restore.files.manifest import MANIFEST, manifest_of
 
 
 def texts(findings, state=None):
@@ -130,6 +131,7 @@ def test_no_weights_at_all_is_bad(nothing_here):
 
 def test_the_shipped_weights_are_enough(nothing_here):
     save_file(MILO.untrained().state_dict(), nothing_here / "milo_mini.safetensors")
+    (nothing_here / MANIFEST).write_text(manifest_of(nothing_here, ["milo_mini.safetensors"]))
     findings = doctor.check_metric()
     assert [finding.state for finding in findings] == ["note", "ok"]
     assert "mini (milo_mini.safetensors" in findings[1].text

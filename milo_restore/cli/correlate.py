@@ -19,7 +19,7 @@ from milo_restore.files.write import check_target, replace_file
 from milo_restore.show.text import CSVWriter
 
 if TYPE_CHECKING:
-    from milo_restore.opinions.coefficients import Coefficient, Correlation
+    from milo_restore.opinions.coefficients import Correlation
     from milo_restore.opinions.compare import MetricComparison
     from milo_restore.opinions.correlate import MetricResult
     from milo_restore.opinions.datasets import OpinionPair
@@ -144,18 +144,10 @@ def _table(rows: Sequence[tuple[str, MetricResult, Correlation]], unavailable: d
     lines = [f"{'metric':<{width}}  {'better':<6}  {'n':>5}  {'SRCC':<24}  {'PLCC':<24}  KRCC"]
     for name, result, found in rows:
         better = "lower" if result.metric.lower_better else "higher"
-        cells = [f"{_cell(getattr(found, key)):<24}" for key in _COEFFICIENTS]
+        cells = [f"{getattr(found, key)!s:<24}" for key in _COEFFICIENTS]
         lines.append(f"{name:<{width}}  {better:<6}  {found.n:>5}  {'  '.join(cells)}".rstrip())
     lines += [f"{name:<{width}}  unavailable: {reason}" for name, reason in unavailable.items()]
     return "\n".join(lines)
-
-
-def _cell(coefficient: Coefficient) -> str:
-    if coefficient.value is None:
-        return "undefined"
-    if coefficient.low is None or coefficient.high is None:
-        return f"{coefficient.value:.4f} ({str(coefficient.reason).split(':')[0]})"
-    return f"{coefficient.value:.4f} [{coefficient.low:.3f}, {coefficient.high:.3f}]"
 
 
 def _notes(run: Run) -> list[str]:

@@ -233,6 +233,11 @@ def load_e_pixel(name: str, weights: str | Path = "official") -> EPixelMetric:
     return metric.freeze()
 
 
+def untrained_e_pixel(name: str) -> EPixelMetric:
+    """An E-metric on pixels, one of `E_PIXEL`, with random weights that are parameters: to be trained."""
+    return _CLASSES[name]()
+
+
 @torch.no_grad()
 def _drop_decayed_weights(metric: EPixelMetric) -> None:
     """Set weights below 1e-20 to zero. It changes no score, and makes CPUs 11 to 19 times as fast.

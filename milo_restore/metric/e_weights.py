@@ -7,10 +7,11 @@ a file may hold beside the masks, is taken from torchvision.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.files import present_weights
@@ -46,13 +47,46 @@ def load_e_features(name: str, weights: str | Path = "official") -> EFeatureMetr
     metric = _CLASSES[name]()
     path = present_weights(name) if weights == "official" else Path(weights)
     _fill_masks(metric, read_state(path).tensors, path)
+    _fill_features(metric)
+    metric.weights = WeightsInfo(str(weights), str(path), sha256_of(path))
+    return metric.freeze()
+
+
+def untrained_e_features(name: str) -> EFeatureMetric:
+    """One of `E_FEATURES` to be trained: its masks are random parameters, all else is trained, and frozen.
+
+    Raises:
+        WeightsError: as `load_e_features`; published masks are not needed.
+    """
+    metric = _CLASSES[name]()
+    _fill_features(metric)
+    masks = metric.mask_networks
+    metric.mask_networks = nn.ModuleList()
+    metric.freeze().mask_networks = masks
+    return metric
+
+
+def published_names(masks: Mapping[str, Tensor], scaler: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in the published format, which `load_e_features` reads.
+
+    Args:
+        masks: of a metric's ``mask_networks``, by their own keys.
+        scaler: of a `ScoreScaler` to opinions, which these metrics are published without.
+    """
+    found = {f"scaler_network.model.{key}": value for key, value in scaler.items()}
+    for key, value in masks.items():
+        number, place, part = key.split(".")
+        found[f"mask_finder_{int(number) + 1}.conv{int(place) // 2 + 1}.0.{part}"] = value
+    return found
+
+
+def _fill_features(metric: EFeatureMetric) -> None:
+    """All but the masks."""
     fill_stages(metric)
     if isinstance(metric, ELPIPS):
         _fill_heads(metric)
     if isinstance(metric, EDISTS):
         _fill_dists(metric)
-    metric.weights = WeightsInfo(str(weights), str(path), sha256_of(path))
-    return metric.freeze()
 
 
 def _fill_masks(metric: EFeatureMetric, state: dict[str, Tensor], path: Path) -> None:

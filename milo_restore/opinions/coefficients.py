@@ -42,6 +42,13 @@ class Coefficient:
     high: float | None = None
     reason: str | None = None
 
+    def __str__(self) -> str:
+        if self.value is None:
+            return "undefined"
+        if self.low is None or self.high is None:
+            return f"{self.value:.4f} ({str(self.reason).split(':')[0]})"
+        return f"{self.value:.4f} [{self.low:.3f}, {self.high:.3f}]"
+
 
 @dataclass(frozen=True)
 class Correlation:

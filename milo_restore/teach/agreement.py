@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from milo_restore.data import keyed_rng, read_image, to_tensor
 from milo_restore.metric import MaskedMetric
-from milo_restore.opinions.datasets import opinion_pairs
+from milo_restore.opinions.datasets import OpinionPair, opinion_pairs
 from milo_restore.opinions.logistic import fit_logistic
 from milo_restore.teach.latent_pairs import mask_of_cells
 from milo_restore.teach.pairs import DistortedPairs
@@ -29,6 +30,13 @@ Arrays = Sequence[NDArray[np.uint8]]
 """An image and its reference, (H, W, 3)."""
 Pair = Callable[[], tuple[Tensor, Tensor]]
 """Gives both as the metric takes them, (1, C, H, W), on the CPU."""
+
+
+class Rater(Protocol):
+    """Anything that predicts opinions."""
+
+    def mos(self, image: Tensor, *, reference: Tensor) -> Tensor:
+        """Predicted mean opinion scores, (N,), of pairs (N, C, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +97,28 @@ def held_out_kadid(
         DataError: the data set is incomplete or damaged.
     """
     found = opinion_pairs("kadid10k", Path(root), "kadid-train")
+    return held_out_people(found, "pairs of kadid-train", count, seed, encode, device, mask)
+
+
+def held_out_people(
+    found: Sequence[OpinionPair],
+    what: str,
+    count: int | None,
+    seed: int,
+    encode: Encode,
+    device: torch.device,
+    mask: Mask | None = None,
+) -> HeldOut:
+    """Pairs with people's opinions; ``count`` of them, or all; ``what`` they are, in words; the rest as above.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
     chosen = [found[i] for i in sorted(keyed_rng(seed, "held out").permutation(len(found))[:count])]
     read = functools.cache(read_image)  # one reference in memory for its 125 pairs: 4.8 GB for the whole split, not 9.6
-    bar = tqdm(chosen, desc="KADID-10k", unit="pair", leave=False, disable=None)
+    bar = tqdm(chosen, desc="pairs with opinions", unit="pair", leave=False, disable=None)
     both = (((read_image(pair.distorted), read(pair.reference)), pair.score) for pair in bar)
-    return _keep_all("pairs of kadid-train", both, encode, device, mask)
+    return _keep_all(what, both, encode, device, mask)
 
 
 def _keep_all(
@@ -133,7 +158,7 @@ def as_they_are(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def agreement(metric: MaskedMetric, held_out: HeldOut, device: torch.device) -> dict[str, float]:
+def agreement(metric: Rater, held_out: HeldOut, device: torch.device) -> dict[str, float]:
     """Spearman's correlation of predicted MOS with opinions, and Pearson's after the logistic; 0 where undefined.
 
     Returns:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from milo_restore.metric import MaskedMetric
+from milo_restore.metric.network import ScoreScaler
 from milo_restore.teach.distillation import Hints, follow
 
 
@@ -82,17 +83,41 @@ def initialise(metric: MaskedMetric) -> None:
     for most errors are hardly visible, and the scaler as a rising function from S(0) = 0.12, as the published one has
     it, steep because such errors crowd below 0.05.
     """
-    convolutions = [layer for layer in metric.mask_network if isinstance(layer, nn.Conv2d)]
+    initialise_masks(metric.mask_network, metric.channels, contrast=8, visible=-3.0)
+    initialise_scaler(metric.scaler, best=0, worst=0.02)
+
+
+@torch.no_grad()
+def initialise_masks(network: nn.Sequential, channels: int, *, contrast: float, visible: float) -> None:
+    """Random weights of a network that predicts visibilities.
+
+    Args:
+        network: convolutions, the first of two images (or of their features) beside each other.
+        channels: of one image.
+        contrast: factor on the first layer.
+        visible: the last bias, the logit of a visibility to begin with.
+    """
+    convolutions = [layer for layer in network if isinstance(layer, nn.Conv2d)]
     for layer in convolutions:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    first, channels = convolutions[0].weight, metric.channels
+        _set_bias(layer, visible if layer is convolutions[-1] else 0.0)
+    first = convolutions[0].weight
     first[:16, channels : 2 * channels] = -first[:16, :channels]
-    first[:16, : 2 * channels] *= 8
-    scaling = [layer for layer in metric.scaler if isinstance(layer, nn.Conv2d)]
+    first[:16, : 2 * channels] *= contrast
+
+
+@torch.no_grad()
+def initialise_scaler(scaler: ScoreScaler, *, best: float, worst: float) -> None:
+    """Random weights of a map from raw values to (0, 1) that goes one way, from 0.12 at ``best`` to near 1."""
+    scaling = [layer for layer in scaler if isinstance(layer, nn.Conv2d)]
     for layer in scaling:
         layer.weight.abs_()
-    biases = {**dict.fromkeys((*convolutions, *scaling), 0.0), convolutions[-1]: -3.0, scaling[-1]: -2.0}
-    for layer, bias in biases.items():
-        if layer.bias is not None:
-            nn.init.constant_(layer.bias, bias)
-    scaling[0].weight *= 50
+        _set_bias(layer, -2.0 if layer is scaling[-1] else 0.0)
+    scaling[0].weight *= 1 / (worst - best)
+    if best:
+        _set_bias(scaling[0], -best * scaling[0].weight.flatten())
+
+
+def _set_bias(layer: nn.Conv2d, value: float | Tensor) -> None:
+    assert layer.bias is not None  # noqa: S101  (no network here is without)
+    layer.bias.copy_(torch.as_tensor(value))

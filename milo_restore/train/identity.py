@@ -30,6 +30,10 @@ def fingerprint(model: nn.Module, settings: TrainSettings, fixed: Mapping[str, A
     kept = {key: value for key, value in dataclasses.asdict(settings).items() if key not in _FREE}
     if kept["optimizer"] == "adamw":  # checkpoints from when there was no other do not name it
         del kept["optimizer"]
+    if kept["stop"] is None:  # the same
+        del kept["stop"]
+    else:  # then it matters which steps are evaluated
+        kept["evaluate_every"] = settings.evaluate_every
     shapes = [(name, list(value.shape), str(value.dtype)) for name, value in model.state_dict().items()]
     trained = [name for name, value in model.named_parameters() if value.requires_grad]
     digest = text_sha256(json.dumps([shapes, trained]))

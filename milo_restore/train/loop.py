@@ -31,6 +31,7 @@ from milo_restore.train.schedule import check_split, learning_rate
 from milo_restore.train.settings import TrainSettings
 from milo_restore.train.signals import StopSignals
 from milo_restore.train.state import TrainingState
+from milo_restore.train.waiting import Waiting
 from milo_restore.train.watch import GamingWatch
 
 
@@ -39,7 +40,7 @@ class FitResult:
     """Result of `fit`."""
 
     step: int  # the last step done
-    finished: bool  # whether that was the last of the run; then ``final`` exists
+    finished: bool  # whether that was the last of the run, planned or by ``stop``; then ``final`` exists
     stopped: bool  # whether SIGINT or SIGTERM came; the state is saved
     signal: int | None  # which of the two
     loss: float | None  # of the last step done by this call; None where there was none left to do
@@ -162,7 +163,7 @@ def fit(
         signals = stack.enter_context(StopSignals())
         _train(run, step, data, last, signals)
         stopped = any(gather(bool(signals.received)))
-        finished = state.step == settings.steps
+        finished = state.step == settings.steps or state.waiting.over(settings.stop)
         final = _finish(run, record) if finished else None
     received = (signals.received or SIGTERM) if stopped else None  # None: another process received it
     seconds = time.perf_counter() - began
@@ -177,7 +178,10 @@ def _train(run: _Run, step: Step, data: Any, last: int, signals: StopSignals) ->
     process, processes = accelerator.process_index, accelerator.num_processes
     pin = accelerator.device.type == "cuda"
     if state.step:
-        _show(run, again=True)  # what a kill right after the checkpoint left out
+        # What a kill right after the checkpoint left out; and where evaluations count, the one that it is older than.
+        _show(run, again=settings.stop is None or state.waiting.at == state.step)
+    if state.waiting.over(settings.stop):
+        return
     steps = feed(data, settings, state.step + 1, last, process, processes, pin=pin)
     with contextlib.closing(steps):
         for number, batches in steps:
@@ -198,7 +202,11 @@ def _train(run: _Run, step: Step, data: Any, last: int, signals: StopSignals) ->
             if stop or number == last or (number % settings.checkpoint_every == 0 and not state.bad_steps):
                 _save(run)
             _show(run)
-            if stop:
+            over = state.waiting.over(settings.stop)
+            if over:
+                run.journal.say(f"ending after step {number}: of {settings.keep_best} {state.waiting}")
+                _save(run)
+            if stop or over:
                 return
 
 
@@ -298,8 +306,18 @@ def _show(run: _Run, *, again: bool = False) -> None:
         run.journal.say(f"step {state.step} evaluation: {numbers}")
         _warn(run, run.watch.evaluated(state.step, run.evaluation))
         if settings.keep_best is not None:
-            lower = run.lower_better.get(settings.keep_best, False)
-            on_main(lambda: best.offer(run.output / "best", state, run.evaluation or {}, lower=lower))
+            _offer(run, settings.keep_best, run.evaluation)
+
+
+def _offer(run: _Run, name: str, evaluation: Mapping[str, float]) -> None:
+    """Keep the weights if they are the best; count how long none were."""
+    state, lower = run.state, run.lower_better.get(name, False)
+
+    def act() -> Waiting:  # on one process: others' numbers may differ in their last bits
+        best.offer(run.output / "best", state, evaluation, lower=lower)
+        return state.waiting.after(state.step, evaluation[name], lower=lower)
+
+    state.waiting = on_main(act)
 
 
 def _save(run: _Run, *, prune: bool = True) -> None:

@@ -53,6 +53,7 @@ class TrainSettings:
     log_every: int = 10  # steps between lines of metrics.jsonl and the trackers
     evaluate_every: int | None = None  # steps between evaluations, and one at the end; null: none
     keep_best: str | None = None  # number of the evaluation whose best weights stay in best/; null: none
+    stop: int | None = None  # end the run after so many evaluations in a row without a new best; null: all steps
     sample_every: int | None = None  # steps between sample pictures, and one at the end; null: none
     checkpoint_every: int = 500  # steps between checkpoints; one is always written at the end
     keep_checkpoints: int | None = 2  # older ones are deleted once a new one is published; null: keep all
@@ -63,7 +64,7 @@ class TrainSettings:
         if not self.stages:
             raise ValueError("stages is empty: name at least one stage, such as {steps: 300, patch: 64, batch: 8}")
         counts = ("accumulation", "log_every", "checkpoint_every", "max_bad_steps")
-        for name in (*counts, "evaluate_every", "sample_every", "keep_checkpoints", "decay_every"):
+        for name in (*counts, "evaluate_every", "sample_every", "keep_checkpoints", "decay_every", "stop"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
         for name in ("seed", "workers", "learning_rate", "final_learning_rate", "weight_decay"):
@@ -85,6 +86,8 @@ class TrainSettings:
             raise ValueError(f"decay_factor must lie in (0, 1], got {self.decay_factor}")
         if self.keep_best is not None and self.evaluate_every is None:
             raise ValueError(f"keep_best: {self.keep_best} needs evaluate_every: a number of steps")
+        if self.stop is not None and self.keep_best is None:
+            raise ValueError(f"stop: {self.stop} needs keep_best: the number whose best ends the run")
 
     @property
     def steps(self) -> int:

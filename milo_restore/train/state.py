@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from torch import nn
 from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.train import identity
 from milo_restore.train.settings import TrainSettings
+from milo_restore.train.waiting import Waiting
 
 if TYPE_CHECKING:
     from diffusers.training_utils import EMAModel
@@ -48,6 +50,7 @@ class TrainingState:
         self.bad_steps = 0  # skipped steps in a row
         self.sound = 0  # the last step whose loss and gradient were finite
         self.lineage: list[dict[str, Any]] = []  # changes of the run on its way: {"after": step, "changed": {...}}
+        self.waiting = Waiting()
         self.accelerator = accelerator
         # As given, never compiled or distributed, so that its keys are its own; accelerate replaces its forward when it
         # mixes precisions.
@@ -104,7 +107,9 @@ class TrainingState:
         if self.ema is not None:
             averages = zip(self.names, self.ema.shadow_params)
             save_file({name: value.contiguous() for name, value in averages}, str(folder / "ema.safetensors"))
-        counters = {"step": self.step, "bad_steps": self.bad_steps, "sound": self.sound}
+        counters: dict[str, Any] = {"step": self.step, "bad_steps": self.bad_steps, "sound": self.sound}
+        if "stop" in self.fingerprint:
+            counters["waiting"] = dataclasses.asdict(self.waiting)
         if self.ema is not None:
             counters["ema_updates"] = self.ema.optimization_step
         about = {"fingerprint": self.fingerprint, "config": self.config, "changes": self.lineage}
@@ -151,6 +156,7 @@ class TrainingState:
             raise WeightsError(f"does not fit this model ({reason})", where=folder) from error
         self.step, self.bad_steps = state["step"], state["bad_steps"]
         self.sound = state.get("sound", self.step - self.bad_steps)
+        self.waiting = Waiting(**state.get("waiting", {}))
         self.lineage = list(state.get("changes", []))
         if found:
             self.lineage.append({"after": self.step, "changed": found})
