@@ -25,6 +25,7 @@ from milo_restore.errors import ConfigError
 from milo_restore.paper import load_table
 
 RECIPES = REPOSITORY / "recipes"
+sys.path.append(str(RECIPES))  # recipes import what they share by name
 TINY = [
     "--set", "training.stages=[{steps: 4, patch: 32, batch: 4}, {steps: 2, patch: 48, batch: 2}]",
     "training.constant_steps=2", "training.evaluate_every=6", "training.sample_every=3", "training.checkpoint_every=2",
