@@ -111,17 +111,15 @@ def cost_of_sizes(photograph: NDArray[np.uint8], settings: BenchSettings) -> lis
         }
         for megapixels in _QUICK_MEGAPIXELS if settings.quick else MEGAPIXELS:
             height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
-            pair = _large_pair(photograph, height, round(height * 4 / 3))
+            image, clean = _large_pair(photograph, height, round(height * 4 / 3))
             row = {"megapixels": megapixels}
             for name, metric in metrics.items():
                 times = []
                 for _ in range(1 if megapixels >= LARGE else settings.repeats):
                     start = time.perf_counter()
-                    metric.measure(
-                        Batch(pair[0], pair[1], settings.device)
-                    )  # which gives numbers, so a GPU is done, too
+                    metric.measure(Batch([image], [clean], settings.device))  # numbers, so that a GPU is done, too
                     times.append(time.perf_counter() - start)
-                row[name.partition(":")[0]] = 1e9 * median(times) / pair[0][0][..., 0].size
+                row[name.partition(":")[0]] = 1e9 * median(times) / (clean.size / 3)
             rows.append(row)
     return rows
 
@@ -143,7 +141,7 @@ def format_evaluation_report(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _large_pair(photograph: NDArray[np.uint8], height: int, width: int) -> tuple[list[NDArray[np.uint8]], ...]:
+def _large_pair(photograph: NDArray[np.uint8], height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """The noisy image and the photograph, repeated; some rows at once, so that no float array is as large as they."""
     repeats = [-(-wanted // side) for wanted, side in zip((height, width), photograph.shape)]
     clean = np.tile(photograph, (*repeats, 1))[:height, :width]
@@ -152,7 +150,7 @@ def _large_pair(photograph: NDArray[np.uint8], height: int, width: int) -> tuple
     for row in range(height):
         noise = generator.normal(0, SIGMA, clean[row].shape)
         noisy[row] = np.clip(np.round(clean[row] + noise), 0, 255)
-    return [noisy], [clean]
+    return noisy, clean
 
 
 def _photographs() -> list[tuple[str, NDArray[np.uint8]]]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from milo_restore.cli.captions import read_captions
 from milo_restore.cli.jobs import Job, say
-from milo_restore.cli.restore import TILE
 from milo_restore.errors import ConfigError, MiloRestoreError, WeightsError
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from milo_restore.models.diffbir import DiffBIRPipeline
 
 UPSCALE = {"sr": 4.0, "denoise": 1.0, "face": 1.0}
+TILE = 512
 FEW_STEPS = 10  # of every sampler in DiffBIR's program; its paper's 50 are the ancestral sampler's
 
 

@@ -1,8 +1,8 @@
 """``milo-restore doctor --torture RECIPE``: what kills and full disks do to a training, tried on one's own machine.
 
-The recipe runs once to its end, and every operation that changes a file is counted. Then it is killed before and after
-each of these, and once for each size of its files the disk takes no more; each time it goes on with ``--resume latest``
-and must leave the same files, bit for bit. This is on the CPU, where a run is exact. Every run is a fork of one process
+The recipe runs once to its end, and every rename, deletion, new folder and sync of a file is counted. Then it is killed
+before and after each of these, and once for each size of its files the disk takes no more; each time it goes on with
+``--resume latest`` and must leave the same files, bit for bit. This is on the CPU, where a run is exact. Every run is a fork of one process
 that has imported the recipe, so that none waits for imports.
 """
 
@@ -138,6 +138,8 @@ def _content(path: Path) -> Any:
         return [{key: value for key, value in line.items() if key != "steps_per_second"} for line in lines]
     if path.name == "manifest.json":
         return None  # of what is compared itself
+    if path.name == "metadata.json":  # the commit is asked of git, which may take too long
+        return {key: value for key, value in json.loads(path.read_bytes()).items() if key != "git"}
     if path.suffix == ".pt":
         import torch
 

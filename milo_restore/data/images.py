@@ -130,7 +130,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
             with _opened(content) as image:
                 pixels = _decode(image, path)
                 if image.format in ("JPEG", "MPO"):
-                    _check_jpeg(content)
+                    check_jpeg(content)
                 return pixels
     except MiloRestoreError:
         raise
@@ -153,7 +153,7 @@ def reason_of(error: Exception) -> str:
     return said.replace("cannot identify image file", kinds)[:160] or type(error).__name__
 
 
-def _check_jpeg(content: bytes) -> None:
+def check_jpeg(content: bytes) -> None:
     """Decode once more, for what libjpeg reports: Pillow goes on, with grey or shifted blocks, and says nothing.
 
     Raises:

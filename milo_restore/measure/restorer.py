@@ -141,7 +141,7 @@ def evaluate_restorers(
         results[name] = {}
         for order, method in enumerate(everything):
             folders = {"pred": place / method, "ref": place / REFERENCE, "input": place / INPUT}
-            images = find_images(*folders.values())
+            images = find_images(folders["pred"], folders["ref"], folders["input"])
             measured = measure(images, metrics, cache, device=device, progress=progress)
             found = make_results(folders, images, metrics, {}, Protocol(), measured, device)
             results[name][method] = found

@@ -301,12 +301,12 @@ def _show(run: _Run, *, again: bool = False) -> None:
     if run.evaluate is not None and due[1]:
         with state.averaged() as model:
             run.evaluation = {key: float(value) for key, value in run.evaluate(model).items()}
+        if settings.keep_best is not None:  # first: the line says that all is done
+            _offer(run, settings.keep_best, run.evaluation)
         run.journal.write(state.step, {"evaluation": run.evaluation})
         numbers = "  ".join(f"{key} {value:.4g}" for key, value in run.evaluation.items())
         run.journal.say(f"step {state.step} evaluation: {numbers}")
         _warn(run, run.watch.evaluated(state.step, run.evaluation))
-        if settings.keep_best is not None:
-            _offer(run, settings.keep_best, run.evaluation)
 
 
 def _offer(run: _Run, name: str, evaluation: Mapping[str, float]) -> None:

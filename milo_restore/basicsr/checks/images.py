@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from milo_restore.basicsr.checks.data import make, reads_files, roots, tried
+from milo_restore.data.images import check_jpeg
 from milo_restore.errors import DataError
 from milo_restore.files import cache_folder
 from milo_restore.files.datasets import SUFFIXES
 from milo_restore.files.known import KnownFiles
+from milo_restore.files.manifest import check_sealed
 
 __all__ = ["check_images"]
 
@@ -25,9 +28,10 @@ _PAIRS = "PairedImageDataset"
 def check_images(options: dict[str, Any]) -> None:
     """Read every image of the folders once, and one sample of each data set as BasicSR will.
 
-    PNG files are held against their checksums, others decoded. What was found sound is remembered by path, size,
-    times and inode in ``images.json`` of the cache folder, and not read again. Of a folder with a list (``meta_info``)
-    only the images on it are read. Archives (lmdb), and data sets with ``check_images: false``, are left to BasicSR.
+    PNG files are held against their checksums, others decoded, JPEGs strictly; all against a seal, where there is one.
+    What was found sound is remembered by path, size, times and inode in ``images.json`` of the cache folder, and not
+    read again. Of a folder with a list (``meta_info``) only the images on it are read. Archives (lmdb), and data sets
+    with ``check_images: false``, are left to BasicSR.
 
     Args:
         options: a configuration that passed `milo_restore.basicsr.checks.check_options`.
@@ -90,12 +94,18 @@ def _images(root: Path, where: str) -> list[Path]:
 def _size(path: Path) -> tuple[int, int]:
     """Width and height of an image, of which every byte was looked at."""
     try:
-        with Image.open(path) as image:
+        content = path.read_bytes()
+        check_sealed(path, content)
+        with Image.open(io.BytesIO(content)) as image:
             size = image.size
             if image.format == "PNG":
                 image.verify()  # the checksums of all its chunks
             else:
                 image.load()
+            if image.format in ("JPEG", "MPO"):
+                check_jpeg(content)
+    except DataError:
+        raise
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise DataError(f"is damaged or no image ({error})", where=path, mend="Replace or remove it") from error
     return size

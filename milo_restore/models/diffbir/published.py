@@ -8,8 +8,8 @@ from pathlib import Path
 from milo_restore.errors import MiloRestoreError, WeightsError
 from milo_restore.files import registry, weights
 from milo_restore.files.hub import parse_repository, repository_folder
+from milo_restore.files.manifest import verify
 from milo_restore.files.published import BASES, hold_hashes, model_folder
-from milo_restore.files.write import verify
 from milo_restore.models.diffbir.components import find_base
 from milo_restore.models.diffbir.convert import convert_diffbir
 
