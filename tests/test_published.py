@@ -13,7 +13,7 @@ from original_keys import control_keys, disturb, small_unet, small_vae
 from milo_restore.cli import doctor, main
 from milo_restore.errors import WeightsError
 from milo_restore.files import online, registry
-from milo_restore.files.write import verify
+from milo_restore.files.manifest import verify
 from milo_restore.models.diffbir import IRControlNet, convert_diffbir, noise_scheduler, published
 from milo_restore.models.diffbir.components import find_base, load_components
 

@@ -2,8 +2,8 @@
 
 The recipe runs once to its end, and every rename, deletion, new folder and sync of a file is counted. Then it is killed
 before and after each of these, and once for each size of its files the disk takes no more; each time it goes on with
-``--resume latest`` and must leave the same files, bit for bit. This is on the CPU, where a run is exact. Every run is a fork of one process
-that has imported the recipe, so that none waits for imports.
+``--resume latest`` and must leave the same files, bit for bit. This is on the CPU, where a run is exact. Every run is a
+fork of one process that has imported the recipe, so that none waits for imports.
 """
 
 from __future__ import annotations
