@@ -131,7 +131,7 @@ def test_the_table_and_the_files(command, tid, tmp_path, capsys):
     row = next(line for line in lines if line.startswith("mae - milo:mini"))
     assert row.split()[3:] == ["SRCC", f"{turned[0] - turned[1]:+.4f}", "n", "too", "small", "-", "-"]
     assert f"{float(rows['mae', 'all']['srcc']):.4f} (n too small)" in lines[2]
-    assert command_module._cell(Coefficient(0.7, 0.65, 0.75)) == "0.7000 [0.650, 0.750]"
+    assert str(Coefficient(0.7, 0.65, 0.75)) == "0.7000 [0.650, 0.750]"
 
 
 def test_a_second_run_computes_nothing(command, computed, tid, tmp_path, capsys):

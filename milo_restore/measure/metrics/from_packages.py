@@ -16,7 +16,7 @@ from milo_restore.errors import DataError, WeightsError
 from milo_restore.files.hashes import sha256_of
 from milo_restore.files.state import fill, read_state
 from milo_restore.measure.metrics.from_pyiqa import one_each, quiet, stand_ins
-from milo_restore.measure.metrics.metric import Batch, Known, Metric, MetricUnavailable
+from milo_restore.measure.metrics.metric import Batch, Known, Metric, MetricUnavailable, random_state_kept
 from milo_restore.measure.metrics.protocol import Protocol
 
 _NIQE_BLOCK = 96
@@ -121,7 +121,7 @@ def load_cvvdp(name: str, protocol: Protocol, device: torch.device) -> Metric:
         metric = pycvvdp.cvvdp(display_name=_DISPLAY, heatmap=None, quiet=True, device=device)
 
     def measure(batch: Batch) -> list[float]:
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), quiet(), random_state_kept(device):  # it moves torch's
             pairs = zip(batch.images, batch.references)
             return [float(metric.predict(image, reference, dim_order="HWC")[0]) for image, reference in pairs]
 
