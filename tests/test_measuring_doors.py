@@ -55,14 +55,14 @@ def loss_gradient(image, reference, **options):
 @pytest.mark.parametrize("shape", [(2, 3, 40, 52), (2, 1, 40, 52), (2, 2, 3, 32, 32)])
 def test_per_image_is_the_metric(milo, shape):
     image, reference = torch.rand(shape), torch.rand(shape)
-    assert torch.equal(PerImage(milo)(image, reference), milo(image, reference))
-    assert torch.equal(PerImage(milo)(image.requires_grad_(), reference), milo(image.detach(), reference))
+    torch.testing.assert_close(PerImage(milo)(image, reference), milo(image, reference))
+    torch.testing.assert_close(PerImage(milo)(image.requires_grad_(), reference), milo(image.detach(), reference))
 
 
 def test_per_image_latents():
     image, reference = torch.randn(2, 4, 16, 20), torch.randn(2, 4, 16, 20)
     latent = LatentMILO("mini")
-    assert torch.equal(PerImage(latent)(image, reference), latent(image, reference))
+    torch.testing.assert_close(PerImage(latent)(image, reference), latent(image, reference))
 
 
 @pytest.mark.parametrize("through", [False, True])
@@ -96,7 +96,7 @@ def pyiqa_milo(**options):
 
 def test_pyiqa_gives_our_score(milo, pair):
     metric = pyiqa_milo(weights="mini")
-    assert torch.equal(metric(*pair), milo(*pair))
+    torch.testing.assert_close(metric(*pair), milo(*pair))
     assert not metric(pair[0].clone().requires_grad_(), pair[1]).requires_grad
     assert (metric.lower_better, metric.metric_mode) == (True, "FR")
     import pyiqa
@@ -106,18 +106,18 @@ def test_pyiqa_gives_our_score(milo, pair):
 
 @pytest.mark.golden
 def test_pyiqas_default_is_the_official_milo(shared, pair):
-    assert torch.equal(pyiqa_milo()(*pair), MILO()(*pair))
+    torch.testing.assert_close(pyiqa_milo()(*pair), MILO()(*pair))
 
 
 @pytest.mark.parametrize("through", [False, True])
 def test_pyiqa_as_loss(milo, pair, through):
     image, reference = pair
     loss = pyiqa_milo(weights="mini", as_loss=True, mask_gradient=through)
-    torch.testing.assert_close(loss(*pair), milo(*pair).mean(), rtol=0, atol=0)
+    torch.testing.assert_close(loss(*pair), milo(*pair).mean())
     got = gradient(lambda leaf: loss(leaf, reference), image)
     torch.testing.assert_close(got, loss_gradient(*pair, mask_gradient=through), rtol=1e-5, atol=1e-9)
     each = pyiqa_milo(weights="mini", as_loss=True, loss_reduction="none")
-    assert torch.equal(each(*pair), milo(*pair))
+    torch.testing.assert_close(each(*pair), milo(*pair))
     # pyiqa adds an empty parameter of its own; ours are none.
     assert sum(parameter.numel() for parameter in loss.parameters()) == 0
 
@@ -129,7 +129,7 @@ def test_pyiqa_takes_latents_as_a_network_only(pair):
     with pytest.raises(AssertionError, match="RGB or gray"):
         metric(image, reference)
     network = archs.build_network({"type": "LatentMILO", "weights": "mini"})
-    assert torch.equal(network(image, reference), LatentMILO("mini")(image, reference))
+    torch.testing.assert_close(network(image, reference), LatentMILO("mini")(image, reference))
 
 
 def test_a_milo_of_pyiqas_own_is_not_replaced(monkeypatch):
@@ -215,7 +215,7 @@ def test_torchmetrics_over_batches(milo, pair, reduction):
     torch.testing.assert_close(metric.compute(), wanted, rtol=1e-6, atol=0)
     metric.reset()
     metric.update(*pair)
-    assert torch.equal(metric.compute(), wanted)
+    torch.testing.assert_close(metric.compute(), wanted)
     assert metric.higher_is_better is MILO.higher_is_better
     assert list(metric.parameters()) == []
     assert metric.state_dict() == {}
@@ -313,17 +313,19 @@ def test_deepinvs_metric(deepinv, milo, pair):
     metric = deepinv_milo()
     assert isinstance(metric, deepinv.metric.Metric)
     assert metric.lower_better
-    assert torch.equal(metric(*pair), milo(*pair))
-    assert torch.equal(metric(x_net=image, x=reference), milo(*pair))
+    torch.testing.assert_close(metric(*pair), milo(*pair))
+    torch.testing.assert_close(metric(x_net=image, x=reference), milo(*pair))
     for reduction in ("mean", "sum"):
         expected = getattr(milo(*pair), reduction)()
-        assert torch.equal(deepinv_milo(reduction=reduction)(*pair), expected)
-        assert torch.equal(deepinv_milo(reduction=reduction, train_loss=True)(*pair), expected)  # lower is better
+        torch.testing.assert_close(deepinv_milo(reduction=reduction)(*pair), expected)
+        torch.testing.assert_close(
+            deepinv_milo(reduction=reduction, train_loss=True)(*pair), expected
+        )  # lower is better
     inner, without_border = (slice(None), slice(None), slice(4, -4), slice(10, -10)), [t[..., 4:-4, 4:-4] for t in pair]
-    assert torch.equal(deepinv_milo(center_crop=32)(*pair), milo(image[inner], reference[inner]))
-    assert torch.equal(deepinv_milo(center_crop=-4)(*pair), milo(*without_border))
+    torch.testing.assert_close(deepinv_milo(center_crop=32)(*pair), milo(image[inner], reference[inner]))
+    torch.testing.assert_close(deepinv_milo(center_crop=-4)(*pair), milo(*without_border))
     wide = 3 * image - 1
-    assert torch.equal(deepinv_milo(norm_inputs="clip")(wide, reference), milo(wide.clamp(0, 1), reference))
+    torch.testing.assert_close(deepinv_milo(norm_inputs="clip")(wide, reference), milo(wide.clamp(0, 1), reference))
     summed = (metric + deepinv.metric.MAE())(*pair)
     torch.testing.assert_close(summed, milo(*pair) + (image - reference).abs().mean((1, 2, 3)))
     with pytest.raises(DataError, match="reference: values reach"):
@@ -451,7 +453,7 @@ def test_readmes_one_liners(shared, deepinv, pair):
     names = dict(zip(("image", "reference"), pair))
     exec(compile(code, "README.md", "exec"), names)
     expected = MILO()(*pair)
-    torch.testing.assert_close(names["score"].cpu(), expected, rtol=0, atol=0)
+    torch.testing.assert_close(names["score"].cpu(), expected)
     torch.testing.assert_close(names["metrics"](*pair)["MILO"], expected.mean())
     torch.testing.assert_close(names["loss"](*pair), expected.mean())
     torch.testing.assert_close(names["distance"].flatten(), expected, rtol=1e-5, atol=0)

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from milo_restore import MILO
 from milo_restore.errors import ConfigError, DataError, WeightsError
+from milo_restore.files.manifest import MANIFEST, manifest_of
 from milo_restore.metric import ensemble
 from milo_restore.metric.e_pixel import EMSE, EPSNR
 from milo_restore.metric.ensemble import Member, MosMap, PseudoMOS, load_member
@@ -192,6 +193,7 @@ def test_maps_of_other_weights_are_refused(tmp_path, monkeypatch):
     shipped = tmp_path / "shipped"
     shipped.mkdir()
     save_file(MILO.untrained().state_dict(), shipped / "milo_mini.safetensors")
+    (shipped / MANIFEST).write_text(manifest_of(shipped, ["milo_mini.safetensors"]))
     monkeypatch.setattr("milo_restore.metric.weights.SHIPPED", shipped)
     with pytest.raises(WeightsError, match=r"maps\.json: was made with other weights of mini: sha256"):
         PseudoMOS.from_names("mini", tmp_path / "maps.json")

@@ -221,7 +221,7 @@ def _images(folder: Path, *, recursive: bool) -> list[Path]:
         return list_images(folder)
     except DataError as error:
         below = [path for path in files_below(folder) if path.suffix.lower() in SUFFIXES]
-        if not below:
+        if not below or any(path.parent == folder for path in below):  # then it is refused for something else
             raise
         where = min(below).parent.relative_to(folder)
         what = f"{error.what} itself, but {counted(len(below))} in subfolders, such as {where}/"

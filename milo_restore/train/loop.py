@@ -199,13 +199,15 @@ def _train(run: _Run, step: Step, data: Any, last: int, signals: StopSignals) ->
                 run.journal.say(f"stopping after step {number}: saving")
             # Before anything slow: whoever sent a signal may not wait. In a row of bad steps the weights are those of
             # the step before it, and perhaps the reason.
-            if stop or number == last or (number % settings.checkpoint_every == 0 and not state.bad_steps):
+            saved = stop or number == last or (number % settings.checkpoint_every == 0 and not state.bad_steps)
+            if saved:
                 _save(run)
             _show(run)
             over = state.waiting.over(settings.stop)
+            if over or (saved and settings.stop is not None and state.waiting.at == number):
+                _save(run)  # now with this evaluation, which counts
             if over:
                 run.journal.say(f"ending after step {number}: of {settings.keep_best} {state.waiting}")
-                _save(run)
             if stop or over:
                 return
 
