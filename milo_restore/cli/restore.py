@@ -7,11 +7,11 @@ from pathlib import Path
 
 from milo_restore.cli.convert import VERSIONS
 from milo_restore.cli.jobs import add_existing, find_jobs, say, to_do, usable, write_record
+from milo_restore.cli.restore_run import TILE, load_pipeline, plan, restore_all
 from milo_restore.errors import ConfigError
 
 TASKS = ("sr", "denoise", "face")  # as the diffbir room has them; torch need not come for --help
 DTYPES = ("float32", "bfloat16", "float16")
-TILE = 512
 RECORD = "restore.json"
 
 
@@ -134,7 +134,6 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Find and check the images, load the networks, restore."""
-    from milo_restore.cli.restore_run import load_pipeline, plan, restore_all
     from milo_restore.models.diffbir.images import MINIMUM_SIDE
 
     for name in ("samples", "batch_size"):
@@ -155,7 +154,7 @@ def main(arguments: argparse.Namespace) -> int:
     write_record(arguments.output / RECORD, settings, resume=arguments.resume)
     if arguments.model == "tiny":
         say("the tiny world shows that the program works; its pictures are no statement about quality")
-    say(", ".join(f"{name} {value}" for name, value in settings.items()))
+    say(", ".join(f"{name} {value!r}" if "prompt" in name else f"{name} {value}" for name, value in settings.items()))
     restore_all(pipeline, works, arguments, settings)
     count = len({work.image for work in works})
     print(f"{count} {'image' if count == 1 else 'images'} restored: {arguments.output}")
