@@ -231,6 +231,8 @@ def test_samplers_by_name():
             "v_prediction",
         )
         assert torch.isfinite(scheduler.sigmas).all()
+    orders = [sampler_named("dpm++_2m", "v2", steps).config.lower_order_final for steps in (9, 10, None)]
+    assert orders == [True, False, True]
     spaced = sampler_named("spaced", "v2")
     assert dict(spaced.config) == dict(noise_scheduler("v2").config)
     assert type(sampler_named("UniPCMultistepScheduler", "v2")) is UniPCMultistepScheduler

@@ -77,7 +77,7 @@ def load_pipeline(arguments: argparse.Namespace) -> tuple[DiffBIRPipeline, dict[
         mend = f"Train one (python recipes/diffbir_{task}.py), then give --control runs/diffbir_{task}_tiny/controlnet"
         raise WeightsError("has no control network", where=f"--model {arguments.model}", mend=mend)
     version = _version(arguments.version, parts.scheduler.config.prediction_type)
-    scheduler = sampler_named(arguments.sampler, version)
+    scheduler = sampler_named(arguments.sampler, version, _steps(arguments))
     name = arguments.cleaner or _default_cleaner(arguments, version, parts.folder)
     cleaner = load_cleaner(name, entry=arguments.cleaner_entry).to(device)
     pipeline = DiffBIRPipeline(parts.vae, parts.unet, control, scheduler, cleaner=cleaner, prompts=parts.prompts)
@@ -102,7 +102,7 @@ def _settings(arguments: argparse.Namespace, version: str, cleaner: str, dtype: 
         "negative_prompt": preset.negative_prompt if given.negative_prompt is None else given.negative_prompt,
         "captions": captions,
         "sampler": given.sampler,
-        "steps": (50 if given.sampler == "spaced" else FEW_STEPS) if given.steps is None else given.steps,
+        "steps": _steps(given),
         "guidance": preset.guidance if given.guidance is None else given.guidance,
         "rescale_cfg": given.rescale_cfg,
         "strength": given.strength,
@@ -114,6 +114,11 @@ def _settings(arguments: argparse.Namespace, version: str, cleaner: str, dtype: 
         "padding": given.padding,
         "dtype": dtype,
     }
+
+
+def _steps(arguments: argparse.Namespace) -> int:
+    default = 50 if arguments.sampler == "spaced" else FEW_STEPS
+    return default if arguments.steps is None else int(arguments.steps)
 
 
 def _version(asked: str | None, predicts: str) -> str:

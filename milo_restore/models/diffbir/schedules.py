@@ -75,13 +75,15 @@ def sampling_scheduler(version: str, steps: int = 50) -> DDPMScheduler:
     return scheduler
 
 
-def sampler_named(name: str, version: str) -> Any:
+def sampler_named(name: str, version: str, steps: int | None = None) -> Any:
     """A sampler on a version's noise schedule.
 
     Args:
         name: ``spaced``, ``ddim`` or ``dpm++_2m``, DiffBIR's (the last is ``dpm++_m2`` there); or the name of another
             of diffusers' schedulers, such as ``UniPCMultistepScheduler``, with its own settings.
         version: one of `VERSIONS`.
+        steps: how many there will be. With it, ``dpm++_2m`` ends with a step of first order below 10 steps only, as in
+            DiffBIR's program; without it below 15, as in diffusers.
 
     Returns:
         The scheduler, without timesteps.
@@ -105,5 +107,7 @@ def sampler_named(name: str, version: str) -> Any:
     if lacking:  # from_config would leave them out, and sample from another model than was trained
         what = f"{known} has no {', '.join(lacking)}, which DiffBIR {version} needs"
         raise ConfigError(what, where="sampler", mend=mend)
+    if steps is not None and settings.get("final_sigmas_type"):
+        settings = {**settings, "lower_order_final": steps < 10}
     shared = {key: value for key, value in base.config.items() if key not in ("timestep_spacing", "steps_offset")}
     return kind.from_config(base.config if name == "spaced" else {**shared, **settings})
