@@ -217,6 +217,7 @@ def test_the_doors_cost_is_measured_and_undone(capsys, tmp_path):
     from basicsr.models.base_model import BaseModel
     from diffusers import DDPMScheduler
 
+    import milo_restore.basicsr  # noqa: F401  (hooks of its own, which stay)
     from milo_restore.doors.ledger import LEDGER
 
     before = BaseModel.update_learning_rate, DDPMScheduler.add_noise, torch.nn.functional.mse_loss, list(LEDGER.entries)
