@@ -12,7 +12,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from milo_restore import metric
 from milo_restore.loss.per_image import PerImage
-from milo_restore.metric.milo import Reduction
+from milo_restore.metric.masked import Reduction
 
 __all__ = ["MILO"]
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-import milo_restore  # noqa: F401  (basicsr can be imported from here on)
+from milo_restore import LatentMILO  # basicsr can be imported from here on
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -49,6 +50,18 @@ def shared(request) -> Path:
     if request.config.getoption("--no-golden-skips"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def latent_weights(tmp_path_factory) -> str:
+    """A file of LatentMILO with random weights whose mask leaves 0.5 far enough to tell things apart."""
+    torch.manual_seed(0)
+    state = LatentMILO.untrained().state_dict()
+    for key in ("mask_network.8.weight", "mask_network.0.weight"):
+        state[key] *= 6
+    path = tmp_path_factory.mktemp("weights") / "latent.safetensors"
+    save_file(state, path)
+    return str(path)
 
 
 def run_two_processes(worker, folder):

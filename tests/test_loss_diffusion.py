@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from conftest import assert_near
 from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
-from safetensors.torch import save_file
 
 from milo_restore import LatentMILO, bench
 from milo_restore.config import load_config
@@ -34,21 +33,9 @@ SAID = [EPS, schedule("v_prediction"), V, schedule("sample"), schedule("v_predic
 IDS = ["eps", "v", "v-zero-snr", "sample", "v-zero-snr-ddim"]
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """LatentMILO with random weights whose mask leaves 0.5 far enough to tell things apart."""
-    torch.manual_seed(0)
-    state = LatentMILO.untrained().state_dict()
-    for key in ("mask_network.8.weight", "mask_network.0.weight"):
-        state[key] *= 6
-    path = tmp_path_factory.mktemp("weights") / "latent.safetensors"
-    save_file(state, path)
-    return str(path)
-
-
 @pytest.fixture
-def milo(weights):
-    return DiffusionLossSettings(weights=weights)
+def milo(latent_weights):
+    return DiffusionLossSettings(weights=latent_weights)
 
 
 class Batch:
@@ -471,18 +458,18 @@ def test_the_loss_knows_its_weights(milo):
     assert batch(half) != batch(DiffusionLoss(milo, V, 1))
 
 
-def test_the_bench_measures_every_loss(weights, tmp_path, capsys):
+def test_the_bench_measures_every_loss(latent_weights, tmp_path, capsys):
     parser = argparse.ArgumentParser()
     bench.add_arguments(parser)
     file = tmp_path / "bench.json"
-    words = ["--diffusion", "--quick", "--threads", "1", "--repeats", "2", "--weights", weights]
+    words = ["--diffusion", "--quick", "--threads", "1", "--repeats", "2", "--weights", latent_weights]
     assert bench.main(parser.parse_args([*words, "--json", str(file)])) == 0
     report, printed = json.loads(file.read_text()), capsys.readouterr().out
     rows = {row["name"]: row for row in report["losses"]}
     assert report["latent"] == "16x16"
     assert list(rows)[0] == "MSE"
     cosines = report["cosines"]["rows"]
-    assert report["cosines"]["weights"].startswith(weights)
+    assert report["cosines"]["weights"].startswith(latent_weights)
     assert list(cosines)[0] == "milo-normalized"
     for label, row in cosines.items():
         assert list(row) == ["50", "250", "500", "750", "900"]

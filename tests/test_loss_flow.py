@@ -9,7 +9,6 @@ import torch
 from conftest import assert_near
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.training_utils import compute_loss_weighting_for_sd3
-from safetensors.torch import save_file
 
 from milo_restore import LatentMILO
 from milo_restore.errors import ConfigError, DataError
@@ -22,16 +21,9 @@ MSE = DiffusionLossSettings(kind="mse")
 INDICES = (0, 250, 600, 990)
 
 
-@pytest.fixture(scope="module")
-def milo(tmp_path_factory):
-    """Settings of a LatentMILO with random weights whose mask leaves 0.5 far enough to tell things apart."""
-    torch.manual_seed(0)
-    state = LatentMILO.untrained().state_dict()
-    for key in ("mask_network.8.weight", "mask_network.0.weight"):
-        state[key] *= 6
-    path = tmp_path_factory.mktemp("weights") / "latent.safetensors"
-    save_file(state, path)
-    return DiffusionLossSettings(weights=str(path))
+@pytest.fixture
+def milo(latent_weights):
+    return DiffusionLossSettings(weights=latent_weights)
 
 
 class Batch:

@@ -9,7 +9,7 @@ from torch.export import Dim, export
 
 from milo_restore import MILO, LatentMILO
 from milo_restore.errors import DataError
-from milo_restore.metric import milo, network, pyramid, tiles
+from milo_restore.metric import masked, network, pyramid, tiles
 
 SIZES = [(2, 37, 50), (1, 64, 64), (3, 53, 71)]
 """Odd sides too: halving them drops a row or a column."""
@@ -114,7 +114,7 @@ def test_of_8_bit_images(mini, monkeypatch, channels, kept):
 
 
 def test_who_wants_a_gradient_gets_the_exact_path(mini, monkeypatch):
-    for module in (milo, network):
+    for module in (masked, network):
         monkeypatch.setattr(module, "mask_tiles", None)
     image, reference = pair(1, 20, 24)
     mini(image.clone().requires_grad_(), reference).sum().backward()

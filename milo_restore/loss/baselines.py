@@ -78,15 +78,8 @@ class RestorationLoss(nn.Module, ABC):
         return self.loss_weight * elements
 
 
-class L1Loss(RestorationLoss):
-    """Mean absolute error, the paper's MAE baseline. Any shape; ``step`` is ignored.
-
-    Example:
-        >>> import torch
-        >>> from milo_restore import L1Loss
-        >>> L1Loss()(torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.5)).item()
-        0.5
-    """
+class _ElementwiseLoss(RestorationLoss):
+    """Base of losses that are a function of each element's absolute error. Any shape; ``step`` is ignored."""
 
     def terms(
         self, prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, step: int | None = None
@@ -98,10 +91,28 @@ class L1Loss(RestorationLoss):
         """
         self.check_shapes(prediction, target)
         error = (prediction.float() - target.float()).abs()
-        return self.reduce(error, weight), {"l1": error.detach().mean()}
+        return self.reduce(self._elements(error), weight), {"l1": error.detach().mean()}
+
+    @abstractmethod
+    def _elements(self, error: Tensor) -> Tensor:
+        """The loss of each element from its absolute error."""
 
 
-class MSELoss(RestorationLoss):
+class L1Loss(_ElementwiseLoss):
+    """Mean absolute error, the paper's MAE baseline. Any shape; ``step`` is ignored.
+
+    Example:
+        >>> import torch
+        >>> from milo_restore import L1Loss
+        >>> L1Loss()(torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.5)).item()
+        0.5
+    """
+
+    def _elements(self, error: Tensor) -> Tensor:
+        return error
+
+
+class MSELoss(_ElementwiseLoss):
     """Mean squared error, what diffusion models are trained with. Any shape; ``step`` is ignored.
 
     Example:
@@ -111,17 +122,8 @@ class MSELoss(RestorationLoss):
         0.25
     """
 
-    def terms(
-        self, prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, step: int | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `RestorationLoss.terms`. NaN in gives NaN out, for the training loop to catch.
-
-        Raises:
-            DataError: shapes differ.
-        """
-        self.check_shapes(prediction, target)
-        error = prediction.float() - target.float()
-        return self.reduce(error.square(), weight), {"l1": error.detach().abs().mean()}
+    def _elements(self, error: Tensor) -> Tensor:
+        return error.square()
 
 
 class LPIPSLoss(RestorationLoss):

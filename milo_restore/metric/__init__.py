@@ -10,8 +10,10 @@ from milo_restore.metric.e_metric import EMetric
 from milo_restore.metric.e_pixel import E_PIXEL, EPixelMetric, load_e_pixel
 from milo_restore.metric.e_weights import E_FEATURES, load_e_features
 from milo_restore.metric.features import VGG, DeepWSD, load_features
+from milo_restore.metric.latent_milo import LatentMILO
 from milo_restore.metric.latent_space import LatentSpace
-from milo_restore.metric.milo import MILO, LatentMILO, MaskedMetric, MILOScores
+from milo_restore.metric.masked import MaskedMetric, MILOScores
+from milo_restore.metric.milo import MILO
 from milo_restore.metric.pyramid import N_SCALES
 from milo_restore.metric.weights import Agreement, WeightsInfo
 

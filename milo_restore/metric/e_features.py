@@ -44,23 +44,9 @@ class EFeatureMetric(FeatureMetric):
         super().__init__()
         self.mask_networks = nn.ModuleList(EMaskNetwork(channels) for channels in self.channels)
 
-    def forward(self, image: Tensor, *, reference: Tensor) -> Tensor:
-        """The value per image: 0 for identical images, lower is better.
-
-        Args:
-            image: distorted images, (N, 3, H, W), RGB in [0, 1]; grey (N, 1, H, W) is repeated.
-            reference: what they should be, same shape. Keyword-only, for the metric is not symmetric.
-
-        Returns:
-            (N,), differentiable through features and masks.
-
-        Raises:
-            DataError: wrong rank, channels, size (below 16), device or value range, or NaN.
-        """
-        image, reference = self._prepare(image, reference)
-        with torch.autocast(image.device.type, enabled=False):
-            distorted, clean = self._features(image), self._features(reference)
-            return self._value(self._masks(distorted, clean), distorted, clean)
+    def _compare(self, image: Tensor, reference: Tensor) -> Tensor:
+        distorted, clean = self._features(image), self._features(reference)
+        return self._value(self._masks(distorted, clean), distorted, clean)
 
     @abstractmethod
     def _value(self, masks: Sequence[Tensor], distorted: Sequence[Tensor], clean: Sequence[Tensor]) -> Tensor:

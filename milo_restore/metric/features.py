@@ -68,6 +68,28 @@ class FeatureMetric(EMetric):
         for name, values in (("mean", _MEAN), ("std", _STD)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
+    def forward(self, image: Tensor, *, reference: Tensor) -> Tensor:
+        """The value per image: 0 for identical images, lower is better.
+
+        Args:
+            image: distorted images, (N, 3, H, W), RGB in [0, 1]; grey (N, 1, H, W) is repeated.
+            reference: what they should be, same shape. Keyword-only, for not every metric is symmetric.
+
+        Returns:
+            (N,), differentiable.
+
+        Raises:
+            DataError: wrong rank, channels, size (below 16; DeepWSD: a side below 33, and more where the longest is
+                above 384), device or value range, or NaN.
+        """
+        image, reference = self._prepare(image, reference)
+        with torch.autocast(image.device.type, enabled=False):
+            return self._compare(image, reference)
+
+    @abstractmethod
+    def _compare(self, image: Tensor, reference: Tensor) -> Tensor:
+        """(N,), from checked RGB batches."""
+
     @abstractmethod
     def _pool(self) -> nn.Module:
         """A layer between two stages."""
@@ -96,23 +118,9 @@ class VGG(FeatureMetric):
     def _pool(self) -> nn.Module:
         return nn.AvgPool2d(2)
 
-    def forward(self, image: Tensor, *, reference: Tensor) -> Tensor:
-        """The value per image: 0 for identical images, lower is better.
-
-        Args:
-            image: distorted images, (N, 3, H, W), RGB in [0, 1]; grey (N, 1, H, W) is repeated.
-            reference: what they should be, same shape. The metric is symmetric.
-
-        Returns:
-            (N,), differentiable.
-
-        Raises:
-            DataError: wrong rank, channels, size (below 16), device or value range, or NaN.
-        """
-        image, reference = self._prepare(image, reference)
-        with torch.autocast(image.device.type, enabled=False):
-            pair = self._features(image), self._features(reference)
-            return torch.cat([(x - y).abs().mean((2, 3)) for x, y in zip(*pair)], 1).mean(1)
+    def _compare(self, image: Tensor, reference: Tensor) -> Tensor:
+        pair = self._features(image), self._features(reference)
+        return torch.cat([(x - y).abs().mean((2, 3)) for x, y in zip(*pair)], 1).mean(1)
 
 
 class DeepWSD(FeatureMetric):
@@ -135,27 +143,13 @@ class DeepWSD(FeatureMetric):
     def _pool(self) -> nn.Module:
         return L2Pool()
 
-    def forward(self, image: Tensor, *, reference: Tensor) -> Tensor:
-        """The value per image: 0 for identical images, lower is better.
-
-        Args:
-            image: distorted images, (N, 3, H, W), RGB in [0, 1]; grey (N, 1, H, W) is repeated.
-            reference: what they should be, same shape. The metric is symmetric.
-
-        Returns:
-            (N,), differentiable.
-
-        Raises:
-            DataError: as `VGG.forward`; or too small: a side below 33, and more where the longest is above 384.
-        """
-        image, reference = self._prepare(image, reference)
+    def _compare(self, image: Tensor, reference: Tensor) -> Tensor:
         factor = max(1, round(max(image.shape[2:]) / 256))
         window = 16 if factor >= 5 else 4
         _check_size(image, factor, window)
-        with torch.autocast(image.device.type, enabled=False):
-            pair = [self._features(F.avg_pool2d(side, factor)) for side in (image, reference)]
-            sums = [_transported(_padded(x, window), _padded(y, window), window) for x, y in zip(*pair)]
-            value = torch.stack(sums).mean(0).log1p()
+        pair = [self._features(F.avg_pool2d(side, factor)) for side in (image, reference)]
+        sums = [_transported(_padded(x, window), _padded(y, window), window) for x, y in zip(*pair)]
+        value = torch.stack(sums).mean(0).log1p()
         return value if factor == 1 else value.square()
 
     def _features(self, image: Tensor) -> list[Tensor]:
