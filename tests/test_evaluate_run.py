@@ -526,6 +526,21 @@ def test_an_interrupted_run_goes_on(folders, tmp_path, monkeypatch):
     assert sum(measure(images, metrics, tmp_path / "cache").computed.values()) == 5
 
 
+def test_a_changed_score_is_computed_again_and_said(folders, tmp_path, capsys):
+    images, metrics = find_images(*folders), metrics_of("mae")
+    first = measure(images, metrics, tmp_path / "cache")
+    (file,) = (tmp_path / "cache").glob("*.jsonl")
+    lines = file.read_text().splitlines(keepends=True)
+    start = lines[1].index('"score": "0.') + len('"score": "0.')
+    changed = str((int(lines[1][start]) + 1) % 10)  # one flipped digit, still JSON
+    unsummed = json.dumps({key: value for key, value in json.loads(lines[2]).items() if key != "sum"}) + "\n"
+    file.write_text("".join([lines[0], lines[1][:start] + changed + lines[1][start + 1 :], unsummed, *lines[3:]]))
+    capsys.readouterr()
+    again = measure(images, metrics, tmp_path / "cache")
+    assert (again.values, again.computed) == (first.values, {"mae": 2})
+    assert f"{file}: lines 2, 3 cannot be read, or not as written" in capsys.readouterr().err
+
+
 def test_two_processes_find_what_one_finds(folders, tmp_path):
     torn = save(tmp_path / "torn", {path.stem: read_image(path) for path in folders[0].iterdir()})
     unreadable(torn, "truncated")

@@ -90,6 +90,17 @@ def test_what_is_damaged_is_unknown(tmp_path, settled, content):
     assert seen(KnownFiles(memory), path) == ("one", True)
 
 
+def test_a_changed_digit_is_found(tmp_path, settled):
+    path, memory = tmp_path / "a", tmp_path / "facts.json"
+    path.write_text("one")
+    facts = KnownFiles(memory)
+    seen(facts, path)
+    facts.save()
+    assert seen(KnownFiles(memory), path) == ("one", False)
+    memory.write_text(memory.read_text().replace('"one"', '"ono"'))
+    assert seen(KnownFiles(memory), path) == ("one", True)
+
+
 def test_a_second_run_reads_no_file(tmp_path, settled, monkeypatch):
     folders = tmp_path / "pred", tmp_path / "ref"
     for folder, level in zip(folders, (100, 110)):

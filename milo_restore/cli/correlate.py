@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 _DATASETS = ("csiq", "tid2013", "kadid10k", "pipal")
 _SPLITS = ("kadid-train", "kadid-test")
 _COEFFICIENTS = ("srcc", "plcc", "krcc")
-_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -122,9 +121,8 @@ def _measure(arguments: argparse.Namespace) -> Run:
     folder = arguments.cache or cache_folder() / "scores"
     caches = [ScoreCache.open(folder, metric) for metric in metrics]
     for cache in caches:
-        if cache.damaged:
-            lines = f"line{'s' if len(cache.damaged) > 1 else ''} {', '.join(map(str, cache.damaged[:_NAMED]))}"
-            print(f"{cache.path}: {lines} cannot be read (an interrupted write?); computed again")
+        if damage := cache.damage():
+            print(damage)
     keys = hash_pairs(pairs, known_images=KnownImages(folder))
     results = [correlate_metric(pairs, keys, metric, cache, device=device) for metric, cache in zip(metrics, caches)]
     reasons = {name: error.what for name, error in unavailable.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ class KnownFiles:
     inode's change, as ``touch -r`` and ``rsync -t`` leave it. Two runs that write at once lose facts, not truth.
 
     Args:
-        path: the file of facts, which need not exist. What is damaged there counts as unknown.
+        path: the file of facts, which need not exist. What is damaged there, by its checksum, counts as unknown.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,11 +34,11 @@ class KnownFiles:
         self._known: dict[str, list[Any]] = {}
         self._changed = False
         try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["sum"] == _checksum(kept["files"]):
+                self._known = kept["files"]
+        except (OSError, ValueError, KeyError, TypeError):
             return
-        if isinstance(known, dict):
-            self._known = {key: entry for key, entry in known.items() if isinstance(entry, list) and len(entry) == 2}
 
     def fact(self, path: Path, read: Callable[[Path], Any]) -> Any:
         """Result of ``read(path)``, which JSON can hold; from memory where the file has not changed.
@@ -62,7 +63,7 @@ class KnownFiles:
             DataError: it cannot be written.
         """
         if self._changed:
-            replace_file(self.path, json.dumps(self._known))
+            replace_file(self.path, json.dumps({"files": self._known, "sum": _checksum(self._known)}))
             self._changed = False
 
 
@@ -72,3 +73,7 @@ def _stamp(path: Path) -> list[int] | None:
     except OSError:
         return None
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev]
+
+
+def _checksum(known: dict[str, list[Any]]) -> int:
+    return zlib.crc32(json.dumps(known).encode())

@@ -1,12 +1,13 @@
 """Scores that are kept: one line each, written as soon as they are known, so that an interrupted run goes on.
 
 A score belongs to the contents of the two images and to the metric's identity (name, weights, software and version);
-where the files lie does not matter.
+where the files lie does not matter. A line has a checksum of its own: one changed digit would be another score.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from milo_restore.files.hashes import sha256_of, text_sha256
 from milo_restore.files.known import KnownFiles
 from milo_restore.measure.folders import image_size
 from milo_restore.measure.metrics import Metric
+
+_NAMED = 8
 
 
 class KnownImages:
@@ -52,7 +55,8 @@ class ScoreCache:
 
     Attributes:
         path: the file; made with the first score.
-        damaged: numbers of the lines that could not be read, from 1. Their pairs are computed again.
+        damaged: numbers of the lines that could not be read or whose checksum is wrong or missing, from 1. Their pairs
+            are computed again.
     """
 
     path: Path
@@ -81,10 +85,21 @@ class ScoreCache:
         for number, line in enumerate(content.splitlines(), 1):
             try:
                 entry = json.loads(line)
-                cache._scores[entry["reference"], entry["distorted"]] = float(entry["score"])
-            except (ValueError, KeyError, TypeError):  # cut off in the middle of a write
+                reference, distorted, score = entry["reference"], entry["distorted"], entry["score"]
+                if entry["sum"] != _checksum(reference, distorted, score):
+                    raise ValueError(score)
+                cache._scores[reference, distorted] = float(score)
+            except (ValueError, KeyError, TypeError):  # cut off in the middle of a write, or changed since
                 cache.damaged.append(number)
         return cache
+
+    def damage(self) -> str | None:
+        """A sentence that names the damaged lines; None where there are none."""
+        if not self.damaged:
+            return None
+        more = ", ..." if len(self.damaged) > _NAMED else ""
+        lines = f"line{'s' if len(self.damaged) > 1 else ''} {', '.join(map(str, self.damaged[:_NAMED]))}{more}"
+        return f"{self.path}: {lines} cannot be read, or not as written (an interrupted write?); computed again"
 
     def get(self, reference: str, distorted: str) -> float | None:
         """The score of two images, given their files' sha256; None where it is not known."""
@@ -96,7 +111,8 @@ class ScoreCache:
         Raises:
             DataError: the file cannot be written.
         """
-        line = json.dumps({"reference": reference, "distorted": distorted, "score": str(score)}) + "\n"
+        entry = {"reference": reference, "distorted": distorted, "score": str(score)}
+        line = json.dumps({**entry, "sum": _checksum(*entry.values())}) + "\n"
         try:
             with self.path.open("ab", buffering=0) as file:
                 file.write(("" if self._ended else "\n").encode() + line.encode())
@@ -104,3 +120,7 @@ class ScoreCache:
             raise DataError(f"cannot be written ({error.strerror or error})", where=self.path) from error
         self._ended = True
         self._scores[reference, distorted] = score
+
+
+def _checksum(*fields: str) -> str:
+    return f"{zlib.crc32(' '.join(fields).encode()):08x}"

@@ -7,6 +7,7 @@ dealt out, so that values do not depend on the number of processes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +160,8 @@ def _plan(
     lacking: dict[int, list[str]] = {}
     for metric in metrics:
         kept = None if cache is None else ScoreCache.open(cache, metric)
+        if kept is not None and (damage := kept.damage()):
+            tqdm.write(damage, file=sys.stderr)
         for number, key in enumerate(hashes):
             value = None if kept is None else kept.get(_key(metric, key), key.pred)
             if value is None:
