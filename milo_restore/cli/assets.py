@@ -68,17 +68,16 @@ def main(arguments: argparse.Namespace) -> int:
     root = arguments.root
     if root is not None and not root.expanduser().is_dir():
         raise ConfigError("no such folder", where=f"--root {root}", mend="Make it first")
-    known = (*files.WEIGHTS, *files.DATASETS)
     models = _models_among(arguments)
     metrics = arguments.metrics if arguments.action == "fetch" else []
     if arguments.action == "fetch" and not arguments.names and not metrics:
-        choice = ", ".join((*known, *published.BASES, *published.MODELS))
+        choice = ", ".join((*files.NAMES, *published.BASES))
         raise ConfigError("name what to fetch", mend=f"Known: {choice}; or '{_ALL}'")
     everything = (not arguments.names and not metrics) or arguments.names == [_ALL]
     named = [name for name in arguments.names if name not in models]
-    names = known if everything else [each for name in named for each in files.weights_named(name)]
+    names = list(files.NAMES) if everything else [each for name in named for each in files.weights_named(name)]
     if everything and arguments.action == "fetch":
-        names = [name for name in known if files.can_fetch(name)]
+        names = [name for name in files.NAMES if files.can_fetch(name)]
     if arguments.action == "list":
         print(status_table([files.asset_status(name, root) for name in names]))
         return 0
@@ -118,10 +117,11 @@ def _seal(arguments: argparse.Namespace) -> int:
 def _models_among(arguments: argparse.Namespace) -> list[str]:
     from milo_restore.files.published import BASES, MODELS
 
-    models = [name for name in arguments.names if name in (*BASES, *MODELS)]
-    if models and arguments.action != "fetch":
-        raise ConfigError("can only be fetched", where=", ".join(models), mend="Fetching checks what is there, too")
-    return models
+    if arguments.action != "fetch":
+        if bases := [name for name in arguments.names if name in BASES]:
+            raise ConfigError("can only be fetched", where=", ".join(bases), mend="Fetching checks what is there, too")
+        return []
+    return [name for name in arguments.names if name in (*BASES, *MODELS)]
 
 
 def _fetch_models(names: Sequence[str], root: Path | None) -> list[MiloRestoreError]:

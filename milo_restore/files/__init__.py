@@ -10,7 +10,15 @@ What there is, from which commit, under which licence and with which sha256 stan
 
 from __future__ import annotations
 
-from milo_restore.files.catalogue import AssetStatus, asset_status, can_fetch, fetch_asset, list_assets, verify_asset
+from milo_restore.files.catalogue import (
+    NAMES,
+    AssetStatus,
+    asset_status,
+    can_fetch,
+    fetch_asset,
+    list_assets,
+    verify_asset,
+)
 from milo_restore.files.datasets import DATASETS, FoundDataset, find_dataset, locate_dataset
 from milo_restore.files.download import assets_folder, cache_folder
 from milo_restore.files.weights import (
@@ -27,6 +35,7 @@ from milo_restore.files.weights import (
 __all__ = [
     "CLEANERS",
     "DATASETS",
+    "NAMES",
     "WEIGHTS",
     "AssetStatus",
     "FoundDataset",

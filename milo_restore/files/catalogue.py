@@ -1,4 +1,4 @@
-"""All weights and data sets in one list, for ``milo-restore assets list | fetch | verify``."""
+"""All weights, converted models and data sets in one list, for ``milo-restore assets list | fetch | verify``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from milo_restore.errors import DataError, MiloRestoreError, WeightsError
-from milo_restore.files import datasets, download, registry, weights
+from milo_restore.files import datasets, download, manifest, published, registry, weights
 
 State = Literal["found", "not checked", "unverified", "damaged", "missing"]
+
+
+NAMES: tuple[str, ...] = (*weights.WEIGHTS, *published.MODELS, *datasets.DATASETS)
+"""Of all assets."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class AssetStatus:
 
     Attributes:
         name: as `fetch_asset` takes it.
-        kind: ``weights`` or ``dataset``.
+        kind: ``weights``, ``model`` (DiffBIR's, converted to one folder) or ``dataset``.
         licence: its licence, or what is known about it.
         bytes: size of the download; 0 where it is not known, or this program cannot download it.
         state: ``found`` (checked by its hash), ``not checked`` (a weight file whose hash nobody published, brought
@@ -29,7 +33,7 @@ class AssetStatus:
     """
 
     name: str
-    kind: Literal["weights", "dataset"]
+    kind: Literal["weights", "model", "dataset"]
     licence: str
     bytes: int
     state: State
@@ -46,7 +50,7 @@ def list_assets(root: str | Path | None = None) -> list[AssetStatus]:
     Raises:
         DataError: ``MILO_RESTORE_ASSETS`` names no folder.
     """
-    return [asset_status(name, root) for name in (*weights.WEIGHTS, *datasets.DATASETS)]
+    return [asset_status(name, root) for name in NAMES]
 
 
 def asset_status(name: str, root: str | Path | None = None) -> AssetStatus:
@@ -75,10 +79,11 @@ def verify_asset(name: str, root: str | Path | None = None) -> AssetStatus:
         WeightsError: the weights are missing or damaged.
     """
     name = _asset_name(name)
-    if name in weights.WEIGHTS:
+    if name not in datasets.DATASETS:
         state, where = _look(name, root)
         if where is None:
-            raise WeightsError("is not there", where=name, mend=weights.where_to_get(name))
+            mend = weights.where_to_get(name) if name in weights.WEIGHTS else _advice(name)
+            raise WeightsError("is not there", where=name, mend=mend)
         return _status(name, state, where)
     return _of_dataset(datasets.locate_dataset(name, root))
 
@@ -86,7 +91,7 @@ def verify_asset(name: str, root: str | Path | None = None) -> AssetStatus:
 def fetch_asset(name: str, root: str | Path | None = None) -> AssetStatus:
     """Make sure that an asset is there: found where it is, and downloaded where it is missing or incomplete.
 
-    A damaged file is refused by name, not replaced.
+    A damaged file is refused by name, not replaced. Models are made by `milo_restore.models.diffbir.published`.
 
     Args:
         name: of weights, such as ``milo``, or of a data set.
@@ -97,8 +102,10 @@ def fetch_asset(name: str, root: str | Path | None = None) -> AssetStatus:
         WeightsError: the same for weights.
     """
     name = _asset_name(name)
-    if name not in weights.WEIGHTS:
+    if name in datasets.DATASETS:
         return _of_dataset(datasets.fetch_dataset(name, root))
+    if name in published.MODELS:  # is converted by networks, which this room does not know
+        return verify_asset(name, root)
     folder = Path(root).expanduser() if root is not None else None
     path = weights.find_weights(name, folder) or weights.fetch_weights(name, folder)
     return _status(name, _state(name, path), str(path))
@@ -109,7 +116,7 @@ def can_fetch(name: str) -> bool:
     if name in weights.WEIGHTS:
         file = registry.weight_file(name)
         return bool(file.sha256 or file.git_blob)
-    return "source" not in registry.upstream()["datasets"][name]
+    return name in datasets.DATASETS and "source" not in registry.upstream()["datasets"][name]
 
 
 def _state(name: str, path: Path) -> State:
@@ -121,6 +128,12 @@ def _look(name: str, root: str | Path | None) -> tuple[State, str | None]:
     if name in weights.WEIGHTS:
         path = weights.find_weights(name, Path(root).expanduser() if root is not None else None)
         return ("missing", None) if path is None else (_state(name, path), str(path))
+    if name in published.MODELS:
+        model = published.find_model(name, Path(root).expanduser() if root is not None else None)
+        if model is None:
+            return "missing", None
+        manifest.verify(model, f"Delete the folder, then run 'milo-restore assets fetch {name}'")
+        return "found", str(model)
     found = datasets.search_dataset(name, root)
     return ("missing", None) if found is None else (found.state, _where(found))
 
@@ -137,6 +150,8 @@ def _status(name: str, state: State, where: str | None, note: str | None = None)
     if name in weights.WEIGHTS:
         table, size = registry.upstream()["weights"][name], registry.weight_file(name).bytes
         return AssetStatus(name, "weights", table["licence"], size, state, where, note)
+    if name in published.MODELS:
+        return AssetStatus(name, "model", published.licence_of(name), 0, state, where, note)
     table, size = (
         registry.upstream()["datasets"][name],
         sum(f.bytes for f in registry.dataset_index().get(name, {}).values()),
@@ -153,10 +168,9 @@ def _advice(name: str) -> str:
 
 
 def _asset_name(name: str) -> str:
-    if name in weights.WEIGHTS:
+    if name not in datasets.DATASETS and name in NAMES:
         return name
     try:
         return datasets.dataset_name(name)
     except DataError as error:
-        names = ", ".join((*weights.WEIGHTS, *datasets.DATASETS))
-        raise DataError("no such asset", where=repr(name), mend=f"Known: {names}") from error
+        raise DataError("no such asset", where=repr(name), mend=f"Known: {', '.join(NAMES)}") from error

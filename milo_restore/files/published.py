@@ -48,6 +48,14 @@ def present_model(name: str) -> Path:
     return found
 
 
+def licence_of(name: str) -> str:
+    """The licences of a model's parts: its control, and its base."""
+    tables = registry.upstream()
+    model = tables["models"][name]
+    base = {**tables["weights"], **tables["bases"]}[model["base"]]
+    return f"{tables['weights'][model['control']]['licence']}; base: {base['licence']}"
+
+
 def hold_hashes(name: str, address: str, folder: Path, paths: Iterable[Path]) -> Path:
     """Record the sha256 of a base's files at the first fetch, and hold them to it afterwards.
 
