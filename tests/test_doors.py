@@ -451,14 +451,18 @@ def test_an_lpips_script_trains_with_milo(tmp_path):
     assert done.stderr.rstrip().endswith("called 4 times")
 
 
-def test_an_lpips_that_only_measures_is_told(tmp_path):
+def test_only_lpips_is_touched_and_told_where_it_only_measures(tmp_path):
     (tmp_path / "measure.py").write_text(
-        "import lpips, torch\n"
+        "import argparse, lpips, torch\n"
+        "argparse.ArgumentParser().parse_args()\n"  # knows no --local-rank
+        "sigmas, latents, noise = torch.rand(3)\n"
+        "noisy = (1.0 - sigmas) * latents + sigmas * noise\n"  # --loss would lead this past a door
         "distance = lpips.LPIPS(net='alex')\n"
         "with torch.no_grad():\n"
-        "    distance(torch.zeros(1, 3, 32, 32, requires_grad=True), in1=torch.zeros(1, 3, 32, 32))\n"
+        "    distance(torch.zeros(1, 3, 32, 32, requires_grad=True), in1=torch.zeros(1, 3, 32, 32))\n",
+        encoding="utf-8-sig",
     )
-    done = through(tmp_path, "measure.py", ("--lpips", "milo", "--weights", "mini"))
+    done = through(tmp_path, "measure.py", ("--local-rank=0", "--lpips", "milo", "--weights", "mini"))
     assert done.returncode == 0, done.stderr
     assert "called 1 times, never with a gradient" in done.stderr
 
