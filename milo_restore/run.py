@@ -18,8 +18,9 @@ from typing import Any
 from milo_restore.basicsr import door as basicsr
 from milo_restore.doors import diffusers, lpips, neosr, trainner
 from milo_restore.doors.ledger import LEDGER
+from milo_restore.doors.local_rank import accept_local_rank
 from milo_restore.doors.program import execute
-from milo_restore.doors.source import DOOR, compiled
+from milo_restore.doors.source import DOOR, as_written, compiled
 from milo_restore.doors.wish import LOSSES, Wish, read_options
 from milo_restore.errors import ConfigError, run_program
 
@@ -57,7 +58,7 @@ def main(arguments: argparse.Namespace) -> int:
     names = _open_doors(arguments)
     code: int | str | None = 0
     try:
-        execute(program, compiled, names)
+        execute(program, compiled if DOOR in names else as_written, names)
     except SystemExit as stop:
         code = stop.code
         if isinstance(code, str):
@@ -77,6 +78,7 @@ def _open_doors(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError(
             "replaces nothing without --loss or --lpips", where="milo-restore run", mend="Add one of them"
         )
+    accept_local_rank()  # also for a program that only --lpips enters
     options = read_options(arguments.option)
     if arguments.lpips is not None:
         lpips.install(Wish(arguments.lpips, arguments.weights, options))

@@ -448,7 +448,23 @@ def test_an_lpips_script_trains_with_milo(tmp_path):
         losses.append(value.item())
     assert result(done)["losses"] == pytest.approx(losses, rel=1e-5)
     assert "lpips: lpips.LPIPS(net='vgg') -> milo" in done.stderr
-    assert "called 4 times" in done.stderr
+    assert done.stderr.rstrip().endswith("called 4 times")
+
+
+def test_only_lpips_is_touched_and_told_where_it_only_measures(tmp_path):
+    (tmp_path / "measure.py").write_text(
+        "import argparse, lpips, torch\n"
+        "argparse.ArgumentParser().parse_args()\n"  # knows no --local-rank
+        "sigmas, latents, noise = torch.rand(3)\n"
+        "noisy = (1.0 - sigmas) * latents + sigmas * noise\n"  # --loss would lead this past a door
+        "distance = lpips.LPIPS(net='alex')\n"
+        "with torch.no_grad():\n"
+        "    distance(torch.zeros(1, 3, 32, 32, requires_grad=True), in1=torch.zeros(1, 3, 32, 32))\n",
+        encoding="utf-8-sig",
+    )
+    done = through(tmp_path, "measure.py", ("--local-rank=0", "--lpips", "milo", "--weights", "mini"))
+    assert done.returncode == 0, done.stderr
+    assert "called 1 times, never with a gradient" in done.stderr
 
 
 def test_a_module_is_a_program_too(tmp_path):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 __all__ = ["LEDGER", "Entry", "Ledger"]
 
@@ -18,19 +19,29 @@ class Entry:
         door: which door it was, such as ``BasicSR``.
         what: a line: what it was, and what it is now.
         calls: how often the program has called it.
+        measures: it was called, and never with anything that is trained.
     """
 
     door: str
     what: str
     calls: int = 0
+    measures: bool = False
 
     def count(self, module: nn.Module) -> None:
         """Count the calls of a module from now on; it computes what it did."""
 
-        def called(_module: nn.Module, _arguments: Any) -> None:
+        def called(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+            given = (*arguments, *named.values())
+            trained = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in given)
+            self.measures = (self.measures or not self.calls) and not trained
             self.calls += 1
 
-        module.register_forward_pre_hook(called)
+        module.register_forward_pre_hook(called, with_kwargs=True)
+
+    def line(self) -> str:
+        """Account for the terminal."""
+        line = f"{self.door}: {self.what}; called {self.calls} times"
+        return f"{line}, never with a gradient: the program only measures with it" if self.measures else line
 
 
 @dataclass
@@ -66,7 +77,7 @@ class Ledger:
 
     def lines(self) -> list[str]:
         """For the terminal, at the end."""
-        lines = [f"{entry.door}: {entry.what}; called {entry.calls} times" for entry in self.entries]
+        lines = [entry.line() for entry in self.entries]
         if not self.works:
             lines.append(self.reason())
         return lines

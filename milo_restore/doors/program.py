@@ -51,7 +51,8 @@ def execute(program: Sequence[str], compiled: Compile, names: Mapping[str, Any])
         main.__spec__ = importlib.util.find_spec(_WORKER)
     main.__dict__.update(names)
     sys.modules["__main__"] = main
-    exec(compiled(path.read_text(encoding="utf-8"), str(path)), main.__dict__)  # noqa: S102  (what a launcher does)
+    source = importlib.util.decode_source(path.read_bytes())  # a mark of byte order, or a coding line, as Python does
+    exec(compiled(source, str(path)), main.__dict__)  # noqa: S102  (what a launcher does)
 
 
 def _module_file(name: str) -> Path:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 from types import CodeType
 
-__all__ = ["DOOR", "compiled"]
+__all__ = ["DOOR", "as_written", "compiled"]
 
 DOOR = "__milo_restore_door__"
 """The name under which the code finds the door, a `milo_restore.doors.diffusers.Door`."""
@@ -31,8 +31,13 @@ def compiled(source: str, path: str) -> CodeType:
     lines = _Lines()
     rewritten = lines.visit(tree)
     if not lines.noisings:
-        return compile(source, path, "exec", dont_inherit=True)
+        return as_written(source, path)
     return compile(ast.fix_missing_locations(rewritten), path, "exec", dont_inherit=True)
+
+
+def as_written(source: str, path: str) -> CodeType:
+    """The code of a program, nothing rewritten; for where no `DOOR` is there to be found."""
+    return compile(source, path, "exec", dont_inherit=True)
 
 
 class _Lines(ast.NodeTransformer):
