@@ -150,21 +150,6 @@ def test_score_of_latent_folders(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].split()[:4] == ["mean", "of", "2", "0.0000000"]
 
 
-@pytest.mark.golden
-def test_score_and_evaluate_pair_alike(shared, capsys, tmp_path):
-    pairs = shared / "cases" / "pairs"
-    assert main(["score", str(pairs / "ref"), str(pairs / "out"), "--weights", "mini"]) == 0
-    printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in printed[2:4]] == ["0801", "0802"]
-    folders = ["--ref", str(pairs / "ref"), "--pred", str(pairs / "out")]
-    out = tmp_path / "results.json"
-    assert main(["evaluate", *folders, "--metrics", "milo:mini", "--output", str(out), "--cache", str(tmp_path)]) == 0
-    rows = json.loads(out.read_text())["images"]
-    assert [row["name"] for row in rows] == ["0801.png", "0802.png"]
-    for line, row in zip(printed[2:4], rows):
-        assert float(line.split()[1]) == pytest.approx(row["values"]["milo:mini"], abs=1e-7)
-
-
 def test_score_pairs_latents_with_the_folders_endings(tmp_path, capsys):
     save_file(LatentMILO.untrained().state_dict(), tmp_path / "own.safetensors")
     latents = torch.randn(2, 4, 16, 16)

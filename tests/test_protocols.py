@@ -13,10 +13,10 @@ from offline_pyiqa import offline
 from PIL import Image
 
 from milo_restore.cli import main
-from milo_restore.data import held_out_photographs, read_image, write_png
+from milo_restore.data import held_out_photographs, write_png
 from milo_restore.errors import ConfigError, DataError
 from milo_restore.measure.compare import compare_runs
-from milo_restore.measure.folders import find_images, find_pairs, left_out
+from milo_restore.measure.folders import find_images, find_pairs
 from milo_restore.measure.metrics import PROTOCOLS, Batch, Protocol, load_metric, load_metrics
 from milo_restore.measure.run import measure
 
@@ -261,23 +261,6 @@ def test_other_names_do_not(tmp_path, preds, refs):
     pred, ref = fill(tmp_path / "p", *preds), fill(tmp_path / "r", *refs)
     with pytest.raises(DataError, match="has no counterpart of"):
         find_images(pred, ref, recursive=True)
-
-
-@pytest.mark.golden
-def test_the_cases_at_hand(shared, tmp_path, capsys):
-    cases = shared / "cases"
-    out = ["--metrics", "mae", "--out", str(tmp_path / "r.json"), "--cache", str(tmp_path)]
-    for case, options, count in (("nested", ["--recursive"], 3), ("modcrop", ["--modcrop", "4"], 1)):
-        folders = ["--pred", str(cases / case / "p"), "--ref", str(cases / case / "r")]
-        assert main(["evaluate", *folders, *out, *options]) == 0
-        results = json.loads((tmp_path / "r.json").read_text())
-        assert len(results["images"]) == count
-        for image in results["images"]:
-            restored, reference = (read_image(cases / case / key[0] / image[key]) for key in ("pred", "ref"))
-            difference = restored.astype(float) - reference[: restored.shape[0], : restored.shape[1]]
-            assert image["values"]["mae"] == pytest.approx(np.abs(difference).mean() / 255, abs=1e-7)
-    (line,) = left_out({cases / "nested" / "p": []}, recursive=True)
-    assert line.endswith("3 files without counterpart (a.png, b.png, sub/c.png)")
 
 
 def test_only_what_was_measured_alike_is_compared(tmp_path, pair):

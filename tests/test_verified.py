@@ -80,20 +80,6 @@ def test_what_libjpeg_reports_is_never_accepted(tmp_path):
     assert refused > 60
 
 
-@pytest.mark.golden
-def test_the_filed_cases(shared):
-    folder = shared / "cases" / "images"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    assert read_image(folder / "zero_filled_original.jpg").shape == (72, 96, 3)
-    with pytest.raises(DataError, match=r"zero_filled.jpg: cannot be read as an image \(Corrupt JPEG data"):
-        read_image(folder / "zero_filled.jpg")
-    for name in ("rgb16_planar.tif", "rgb16_planar_ramp.tif"):
-        with pytest.raises(DataError, match=f"{name}: holds more than 8 bits"):
-            read_image(folder / name)
-    assert image_size(folder / "orientation6.tif") == read_image(folder / "orientation6.tif").shape[1::-1]
-
-
 # --- TIFF and misnamed files (D8, D9)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from milo_restore.cli.metric import add_metric_arguments, load_milo, pair_error, read_pair
+from milo_restore.cli.metric import add_metric_arguments, add_modcrop, load_milo, pair_error, read_pair
 from milo_restore.errors import ConfigError, DataError
 from milo_restore.files.write import check_target
 
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-scale", action="store_true", help="only the map: one pixel per image pixel, no scale")
     add_metric_arguments(parser)
+    add_modcrop(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -49,7 +50,7 @@ def main(arguments: argparse.Namespace) -> int:
     for path in (arguments.reference, arguments.distorted):
         if path.is_dir():
             raise DataError("is a folder", where=path, mend="A map is of one image: give two files")
-    pair = read_pair(arguments.reference, arguments.distorted, latent=arguments.latent)
+    pair = read_pair(arguments.reference, arguments.distorted, latent=arguments.latent, modcrop=arguments.modcrop)
     metric, device = load_milo(arguments.weights, latent=arguments.latent, device=arguments.device)
     image, reference = (tensor.to(device) for tensor in pair)
     try:

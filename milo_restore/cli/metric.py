@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from milo_restore.errors import DataError, WeightsError
+from milo_restore.errors import ConfigError, DataError, WeightsError
 from milo_restore.processes import choose_device
 
 if TYPE_CHECKING:
@@ -73,6 +73,17 @@ def add_pairing(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_modcrop(parser: argparse.ArgumentParser) -> None:
+    """``--modcrop``, of the commands that compute MILO alone; ``evaluate`` has it with its protocols."""
+    parser.add_argument(
+        "--modcrop",
+        type=int,
+        default=1,
+        metavar="SCALE",
+        help="cut both images to multiples of this at the right and at the bottom, as evaluate does",
+    )
+
+
 def load_milo(weights: str, *, latent: bool, device: str | None) -> tuple[MaskedMetric, torch.device]:
     """The frozen metric on its device.
 
@@ -87,20 +98,30 @@ def load_milo(weights: str, *, latent: bool, device: str | None) -> tuple[Masked
     return metric.to(place), place
 
 
-def read_pair(reference: Path, distorted: Path, *, latent: bool) -> tuple[Tensor, Tensor]:
+def read_pair(reference: Path, distorted: Path, *, latent: bool, modcrop: int = 1) -> tuple[Tensor, Tensor]:
     """Two images as (1, 3, H, W) in [0, 1], or two latents as (1, C, h, w).
+
+    Args:
+        reference: the undistorted one.
+        distorted: the other one.
+        latent: they are latents.
+        modcrop: images are cut to multiples of this, as `milo_restore.measure.metrics.Protocol` cuts.
 
     Returns:
         The distorted one, then the reference.
 
     Raises:
         DataError: a file cannot be read, or the two differ in size; the files are named.
+        ConfigError: ``modcrop`` is below 1, or latents were to be cut.
     """
-    first, second = (_read(path, latent=latent) for path in (reference, distorted))
+    if latent and modcrop != 1:
+        raise ConfigError("cuts images, not latents", where="--modcrop")
+    first, second = (_read(path, latent=latent, modcrop=modcrop) for path in (reference, distorted))
     if first.shape != second.shape:
         sizes = [f"{path} is {tensor.shape[-1]}x{tensor.shape[-2]}" for path, tensor in
                  ((reference, first), (distorted, second))]  # fmt: skip
-        raise DataError(f"sizes differ: {sizes[0]}, {sizes[1]} (width x height)", mend="Give pairs of one size")
+        mend = "Give pairs of one size" + ("" if latent else "; --modcrop SCALE cuts both to multiples of it")
+        raise DataError(f"sizes differ: {sizes[0]}, {sizes[1]} (width x height)", mend=mend)
     return second, first
 
 
@@ -110,14 +131,15 @@ def pair_error(error: DataError, reference: Path, distorted: Path) -> DataError:
     return DataError(what, where=f"{distorted} against {reference}", mend=error.mend)
 
 
-def _read(path: Path, *, latent: bool) -> Tensor:
+def _read(path: Path, *, latent: bool, modcrop: int) -> Tensor:
     if latent:
         return _read_latent(path)
     from milo_restore.data.images import read_image, to_tensor
+    from milo_restore.measure.metrics import Protocol
 
     if path.suffix.lower() in LATENT_SUFFIXES:
         raise DataError("is no image", where=path, mend="For latents use --latent")
-    return to_tensor(read_image(path))[None]
+    return to_tensor(Protocol(modcrop=modcrop).cut(read_image(path)))[None]
 
 
 def _read_latent(path: Path) -> Tensor:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from milo_restore.cli.metric import (
     LATENT_SUFFIXES,
     add_metric_arguments,
+    add_modcrop,
     add_pairing,
     load_milo,
     pair_error,
@@ -24,6 +25,8 @@ from milo_restore.files.write import check_target, replace_file
 from milo_restore.show.text import CSVWriter
 
 if TYPE_CHECKING:
+    import torch
+
     from milo_restore.metric import MaskedMetric
 
 
@@ -54,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_metric_arguments(parser)
     add_pairing(parser)
+    add_modcrop(parser)
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write one line per pair")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write pairs, means and the weights' sha256")
 
@@ -64,7 +68,6 @@ def main(arguments: argparse.Namespace) -> int:
         if file is not None:
             check_target(file)
     import torch
-    from tqdm import tqdm
 
     from milo_restore.files.datasets import SUFFIXES
     from milo_restore.measure.folders import find_pairs, left_out
@@ -73,15 +76,7 @@ def main(arguments: argparse.Namespace) -> int:
     how = {"recursive": arguments.recursive, "only_present": arguments.only_present}
     pairs = find_pairs(arguments.reference, arguments.distorted, suffixes, **how)
     metric, device = load_milo(arguments.weights, latent=arguments.latent, device=arguments.device)
-    scores = []
-    for name, reference, distorted in tqdm(pairs, unit="pair", leave=False, disable=None if len(pairs) > 1 else True):
-        image, undistorted = (tensor.to(device) for tensor in read_pair(reference, distorted, latent=arguments.latent))
-        try:
-            with torch.no_grad():
-                numbers = metric.scores(image, undistorted)
-        except DataError as error:
-            raise pair_error(error, reference, distorted) from error
-        scores.append(PairScore(name, str(reference), str(distorted), *map(float, numbers)))
+    scores = _score(pairs, metric, device, arguments)
     means = {key: sum(getattr(row, key) for row in scores) / len(scores) for key in _NUMBERS}
     taken = {arguments.reference: [pair[1] for pair in pairs], arguments.distorted: [pair[2] for pair in pairs]}
     used = {folder: files for folder, files in taken.items() if folder.is_dir()}
@@ -89,13 +84,36 @@ def main(arguments: argparse.Namespace) -> int:
         print(line)
     highest = float(metric.mos_of(torch.zeros(1, device=device)))
     directions = f"raw error and quality: lower is better, 0: identical; MOS: higher, {highest:.3f}: identical"
-    print(f"metric: {type(metric).__name__}, weights: {metric.weights}; {directions}")
+    cut = f"; images cut to multiples of {arguments.modcrop}" if arguments.modcrop > 1 else ""
+    print(f"metric: {type(metric).__name__}, weights: {metric.weights}; {directions}{cut}")
     print(_table(scores, means))
     if arguments.csv is not None:
         replace_file(arguments.csv, _csv(scores))
     if arguments.json is not None:
-        replace_file(arguments.json, _json(metric, scores, means))
+        replace_file(arguments.json, _json(metric, scores, means, arguments.modcrop))
     return 0
+
+
+def _score(
+    pairs: Sequence[tuple[str, Path, Path]],
+    metric: MaskedMetric,
+    device: torch.device,
+    arguments: argparse.Namespace,
+) -> list[PairScore]:
+    import torch
+    from tqdm import tqdm
+
+    scores = []
+    for name, reference, distorted in tqdm(pairs, unit="pair", leave=False, disable=None if len(pairs) > 1 else True):
+        pair = read_pair(reference, distorted, latent=arguments.latent, modcrop=arguments.modcrop)
+        image, undistorted = (tensor.to(device) for tensor in pair)
+        try:
+            with torch.no_grad():
+                numbers = metric.scores(image, undistorted)
+        except DataError as error:
+            raise pair_error(error, reference, distorted) from error
+        scores.append(PairScore(name, str(reference), str(distorted), *map(float, numbers)))
+    return scores
 
 
 def _table(scores: Sequence[PairScore], means: dict[str, float]) -> str:
@@ -116,7 +134,7 @@ def _csv(scores: Sequence[PairScore]) -> str:
     return text.getvalue()
 
 
-def _json(metric: MaskedMetric, scores: Sequence[PairScore], means: dict[str, float]) -> str:
+def _json(metric: MaskedMetric, scores: Sequence[PairScore], means: dict[str, float], modcrop: int) -> str:
     weights = dataclasses.asdict(metric.weights) if metric.weights is not None else None
-    content = {"metric": type(metric).__name__, "weights": weights, "mean": means}
+    content = {"metric": type(metric).__name__, "weights": weights, "modcrop": modcrop, "mean": means}
     return json.dumps({**content, "pairs": [dataclasses.asdict(row) for row in scores]}, indent=1) + "\n"

@@ -44,8 +44,8 @@ class MILO(MaskedMetric):
     def raw_error_8bit(self, image: Tensor, reference: Tensor) -> Tensor:
         """The raw errors of 8-bit images: what calling the metric with ``image / 255`` gives, within 1e-6.
 
-        Neither the images nor the mask are ever whole in floating point: beside them it takes 1.3 bytes per pixel for
-        the coarser masks, and a tile.
+        Neither the images nor the mask are ever whole in floating point: beside them it takes a tile, however large
+        they are.
 
         Args:
             image: distorted images, (N, 3, H, W) or grey (N, 1, H, W), uint8.

@@ -2,8 +2,8 @@
 
 A tile of a level sees `HALO` pixels more on every side, the receptive field of the network. The images of a level are
 made from the same pixels of the whole ones, whatever their tile, and the mask from the coarser level is read at the
-places that doubling it as a whole would read. Only masks are kept whole, of the coarser levels: a third of a number per
-pixel of the image.
+places that doubling it as a whole would read. Of that coarser mask a tile has its own part made, unless the level fits
+into one tile, which is then made once: the edges that neighbours both make cost a few per cent, and no mask is kept.
 """
 
 from __future__ import annotations
@@ -49,22 +49,16 @@ class Tile(NamedTuple):
 
 
 def mask_tiles(network: Callable[[Tensor], Tensor], image: Tensor, reference: Tensor) -> Iterator[Tile]:
-    """The tiles of the finest level, once the coarser ones are done.
+    """The tiles of the finest level.
 
     Args:
         network: the visibility of a level from image, reference and the coarser mask, see `MaskNetwork`.
         image: distorted images, (N, C, H, W), float32, or uint8 that stand for 0 to 1.
         reference: references, the same.
     """
-    pair = (_kept(image), _kept(reference))
-    above = None
-    for level in reversed(range(1, N_SCALES)):
-        sides = (side >> level for side in image.shape[2:])  # an odd row or column is dropped at each halving
-        mask = torch.empty(len(image), 1, *sides, device=image.device)
-        for tile in _tiles_of(network, pair, level, above):
-            mask[tile.place] = tile.mask
-        above = mask
-    yield from _tiles_of(network, pair, 0, above)
+    levels = _Levels(network, (_kept(image), _kept(reference)))
+    for place in _places(len(image), *image.shape[2:]):
+        yield levels.tile(0, *place)
 
 
 def tile_means(tiles: Iterable[Tile], pixels: int, values: Sequence[Callable[[Tensor], Tensor]]) -> list[Tensor]:
@@ -83,28 +77,49 @@ def tile_means(tiles: Iterable[Tile], pixels: int, values: Sequence[Callable[[Te
     return list(totals / pixels)
 
 
-def _tiles_of(
-    network: Callable[[Tensor], Tensor], pair: tuple[list[Tensor], list[Tensor]], level: int, above: Tensor | None
-) -> Iterator[Tile]:
-    whole = pair[0][0]
-    height, width = sides = tuple(side >> level for side in whole.shape[2:])
-    for images, rows, columns in _places(len(whole), height, width):
-        seen = (_widened(rows, height), _widened(columns, width))
-        image, reference = (_pooled(kept, level, images, *seen) for kept in pair)
-        if above is None:
+class _Levels:
+    """The pyramid of a batch, and the masks of its coarse levels that fit into one tile.
+
+    Args:
+        network: as of `mask_tiles`.
+        pair: `_kept` of images and references.
+    """
+
+    def __init__(self, network: Callable[[Tensor], Tensor], pair: tuple[list[Tensor], list[Tensor]]) -> None:
+        self.network, self.pair = network, pair
+        self._whole: dict[tuple[int, int], Tensor] = {}  # by level and first image
+
+    def tile(self, level: int, images: slice, rows: slice, columns: slice) -> Tile:
+        """These images, rows and columns of a level, and so those of the coarser levels that they depend on."""
+        sides = self._sides(level)
+        seen = tuple(_widened(part, side) for part, side in zip((rows, columns), sides))
+        image, reference = (_pooled(kept, level, images, *seen) for kept in self.pair)
+        if level == N_SCALES - 1:
             coarse = torch.zeros_like(image[:, :1])
-        elif image.shape[2:] == sides:
-            coarse = double(above[images], image)
         else:
-            coarse = _doubled(above[images], *seen)
+            places = [_places_in(part, side) for part, side in zip(seen, self._sides(level + 1))]
+            above = self._mask(level + 1, images, *(place.cells for place in places))
+            coarse = double(above, image) if image.shape[2:] == sides else _doubled(above, *places)
         stacked = torch.cat([image, reference, coarse], 1)
-        with torch.autocast(whole.device.type, enabled=False):  # a training loop may run under it
-            visibility = network(stacked.contiguous(memory_format=torch.channels_last))
+        with torch.autocast(image.device.type, enabled=False):  # a training loop may run under it
+            visibility = self.network(stacked.contiguous(memory_format=torch.channels_last))
         inner = (slice(None), slice(None), *(
             slice(part.start - wide.start, part.stop - wide.start) for part, wide in zip((rows, columns), seen)
         ))  # fmt: skip
         place = (images, slice(None), rows, columns)
-        yield Tile(place, image[inner], reference[inner], visibility[inner] + coarse[inner])
+        return Tile(place, image[inner], reference[inner], visibility[inner] + coarse[inner])
+
+    def _mask(self, level: int, images: slice, rows: slice, columns: slice) -> Tensor:
+        sides = self._sides(level)
+        if math.prod(sides) > TILE_PIXELS:
+            return self.tile(level, images, rows, columns).mask
+        key = level, images.start
+        if key not in self._whole:
+            self._whole[key] = self.tile(level, images, *(slice(0, side) for side in sides)).mask
+        return self._whole[key][:, :, rows, columns]
+
+    def _sides(self, level: int) -> tuple[int, ...]:
+        return tuple(side >> level for side in self.pair[0][0].shape[2:])  # an odd row or column is dropped
 
 
 def _places(count: int, height: int, width: int) -> Iterator[tuple[slice, slice, slice]]:
@@ -143,24 +158,46 @@ def _floating(pixels: Tensor) -> Tensor:
 def _pooled(kept: list[Tensor], level: int, images: slice, rows: slice, columns: slice) -> Tensor:
     """Rows and columns of a level: means of 2x2 blocks of the finer one, as `pyramid` has them."""
     finest = min(level, len(kept) - 1)
-    rows, columns = (slice(p.start << level - finest, p.stop << level - finest) for p in (rows, columns))
-    pixels = _floating(kept[finest][images, :, rows, columns])
-    for _ in range(level - finest):
-        pixels = F.avg_pool2d(pixels, 2)
-    return pixels
+    halvings = level - finest
+    at_once = max(1, (TILE_PIXELS >> 2 * halvings) // (columns.stop - columns.start))  # rows, for many finer ones
+    parts = []
+    for top in range(rows.start, rows.stop, at_once):
+        some = slice(top, min(top + at_once, rows.stop))
+        down, across = (slice(part.start << halvings, part.stop << halvings) for part in (some, columns))
+        pixels = _floating(kept[finest][images, :, down, across])
+        for _ in range(halvings):
+            pixels = F.avg_pool2d(pixels, 2)
+        parts.append(pixels)
+    return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
 
 
-def _doubled(mask: Tensor, rows: slice, columns: slice) -> Tensor:
-    """Rows and columns of a mask of twice the size: what `double` has there, to one unit in the last place."""
-    for axis, part in ((2, rows), (3, columns)):
-        side = mask.shape[axis]
-        scale = torch.tensor(side - 1, dtype=torch.float32) / (2 * side - 1)  # float32, as `F.interpolate` has it
-        places = torch.arange(part.start, part.stop).clamp_(max=2 * side - 1) * scale
-        cells = places.long().clamp_(max=side - 2)  # each place lies between one and the next
-        share = (places - cells).to(mask.device)
-        first = int(cells[0])
-        mask = mask.narrow(axis, first, int(cells[-1]) + 2 - first)
-        cells = (cells - first).to(mask.device)
-        near, far = mask.index_select(axis, cells), mask.index_select(axis, cells + 1)
-        mask = torch.lerp(near, far, share if axis == 3 else share[:, None])
+class _Places(NamedTuple):
+    """Where doubling reads a mask, along one axis.
+
+    Attributes:
+        cells: those that it reads.
+        near: each place lies between this of them and the next, int64.
+        share: of the next one, in [0, 1], float32.
+    """
+
+    cells: slice
+    near: Tensor
+    share: Tensor
+
+
+def _places_in(part: slice, side: int) -> _Places:
+    """The places of rows or columns in a mask of half the size, ``side``, that doubling as a whole would read."""
+    scale = torch.tensor(side - 1, dtype=torch.float32) / (2 * side - 1)  # float32, as `F.interpolate` has it
+    places = torch.arange(part.start, part.stop).clamp_(max=2 * side - 1) * scale
+    near = places.long().clamp_(max=side - 2)
+    first = int(near[0])
+    return _Places(slice(first, int(near[-1]) + 2), near - first, places - near)
+
+
+def _doubled(mask: Tensor, rows: _Places, columns: _Places) -> Tensor:
+    """Rows and columns of a doubled mask, from their cells: what `double` has there, to one unit in the last place."""
+    for axis, places in ((2, rows), (3, columns)):
+        near, share = places.near.to(mask.device), places.share.to(mask.device)
+        first, second = mask.index_select(axis, near), mask.index_select(axis, near + 1)
+        mask = torch.lerp(first, second, share if axis == 3 else share[:, None])
     return mask

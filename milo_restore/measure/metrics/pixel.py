@@ -1,8 +1,8 @@
 """PSNR and SSIM as restoration papers print them: those of BasicSR, on 8-bit RGB, without a border; other protocols.
 
 The data range is 255, always; a function that guesses it from the values is how 26 dB becomes 74. Images are taken in
-strips of rows, so that memory does not grow with them; each row is summed alone and the sums are added exactly, so that
-no strip shows in a value, not in its last bit.
+tiles of one size, so that neither memory nor a pixel's time grows with them; each row of a tile is summed alone and the
+sums are added exactly, so that the tiles' height does not show in a value, not in its last bit.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from milo_restore.measure.metrics.protocol import Protocol
 
 WINDOW = 11
 """Pixels along each side of SSIM's window, and so the least that an image may have."""
-STRIP_PIXELS = 2**16
+TILE_PIXELS = 2**16
 """Pixels that are taken at once, about: 1.5 MB for an array of RGB in float64, which caches hold."""
+TILE_WIDTH = 512
+"""Columns of a tile, at most."""
 WASTE = 8
-"""A strip has so many rows for one that the next one filters again."""
+"""A tile has so many rows for one that the next one filters again."""
 
 Pixels = NDArray[np.uint8]
 
@@ -119,14 +121,17 @@ def _psnr(image: Pixels, reference: Pixels, *, luma: bool = False) -> float:
 
 
 def _ssim(image: Pixels, reference: Pixels, *, luma: bool = False) -> float:
-    return _mean(_similarity(*pair) for pair in _strips(image, reference, luma=luma, overlap=WINDOW - 1))
+    return _mean(
+        _similarity(first[..., channel].astype(np.float64), second[..., channel].astype(np.float64))
+        for first, second in _tiles(image, reference, luma=luma, overlap=WINDOW - 1)
+        for channel in range(first.shape[2])
+    )
 
 
-def _similarity(image: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.float64]:
-    """SSIM of every pixel of (H, W, C) that the whole window fits around. Symmetric: equal images have 1, exactly."""
+def _similarity(image: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    """SSIM of every pixel of (H, W) that the whole window fits around. Symmetric: equal images have 1, exactly."""
     import cv2
 
-    image, reference = image.astype(np.float64), reference.astype(np.float64)
     kernel, margin = cv2.getGaussianKernel(WINDOW, 1.5), WINDOW // 2
 
     def blurred(array: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -141,27 +146,28 @@ def _similarity(image: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.floa
 
 
 def _differences(image: Pixels, reference: Pixels, *, luma: bool = False) -> Iterator[NDArray[np.float64]]:
-    return (np.subtract(*pair, dtype=np.float64) for pair in _strips(image, reference, luma=luma))
+    return (np.subtract(*pair, dtype=np.float64) for pair in _tiles(image, reference, luma=luma))
 
 
-def _strips(
+def _tiles(
     image: Pixels, reference: Pixels, *, luma: bool, overlap: int = 0
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Rows of both, (rows, W, C), of Y or of all channels; each strip's last ``overlap`` are the next one's first."""
+    """Parts of both, (h, w, C), of Y or of all channels: the next one begins with the last ``overlap`` pixels."""
     height, width = image.shape[:2]
-    rows = max(1, WASTE * overlap, STRIP_PIXELS // width)
+    rows = max(1, WASTE * overlap, TILE_PIXELS // min(width, TILE_WIDTH))
     for top in range(0, height - overlap, rows):
-        first, second = (array[top : top + rows + overlap] for array in (image, reference))
-        yield (_luma(first), _luma(second)) if luma else (first, second)
+        for left in range(0, width - overlap, TILE_WIDTH):
+            place = slice(top, top + rows + overlap), slice(left, left + TILE_WIDTH + overlap)
+            yield (_luma(image[place]), _luma(reference[place])) if luma else (image[place], reference[place])
 
 
-def _mean(strips: Iterable[NDArray[np.float64]]) -> float:
-    """The mean over all strips, (rows, W, C) each: the same, however the rows are shared out."""
+def _mean(tiles: Iterable[NDArray[np.float64]]) -> float:
+    """The mean over all tiles, (h, w, ...) each: the same, however the rows are shared out."""
     sums: list[float] = []
     count = 0
-    for strip in strips:
-        sums += strip.reshape(len(strip), -1).sum(1).tolist()
-        count += strip.size
+    for tile in tiles:
+        sums += tile.reshape(len(tile), -1).sum(1).tolist()
+        count += tile.size
     return math.fsum(sums) / count
 
 
