@@ -102,3 +102,11 @@ def test_without_their_option_they_are_refused_or_said_to_be_left_out(cases, tmp
     assert "1 file in subfolders, which --recursive takes (sub/)" in capsys.readouterr().out
     (line,) = left_out({cases / "nested" / "p": []}, recursive=True)
     assert line.endswith("3 files without counterpart (a.png, b.png, sub/c.png)")
+
+
+def test_a_map_of_a_pair_that_is_cut(cases, tmp_path, capsys):
+    pair = [str(cases / "modcrop" / part / "a.png") for part in ("r", "p")]
+    words = ["--weights", "mini", "--out", str(tmp_path / "map.png"), "--no-scale"]
+    assert main(["map", *pair, *words]) == 2
+    assert main(["map", *pair, *words, "--modcrop", "4"]) == 0
+    assert read_image(tmp_path / "map.png").shape == (64, 96, 3)

@@ -148,6 +148,7 @@ def test_score_of_latent_folders(tmp_path, capsys):
     arguments = [tmp_path / "ref", tmp_path / "dist", "--latent", "--weights", tmp_path / "own.safetensors"]
     assert main(["score", *map(str, arguments)]) == 0
     assert capsys.readouterr().out.splitlines()[-1].split()[:4] == ["mean", "of", "2", "0.0000000"]
+    assert "--modcrop: cuts images, not latents" in fails(capsys, "score", *arguments, "--modcrop", "4")
 
 
 def test_score_pairs_latents_with_the_folders_endings(tmp_path, capsys):
