@@ -24,6 +24,7 @@ from milo_restore.data.degraded_sets import contents, fingerprint, held_out, pie
 from milo_restore.data.image_sets import identity_of
 from milo_restore.data.latent_cache import cache_latents
 from milo_restore.files.hashes import module_sha256
+from milo_restore.files.quarantine import Quarantine
 from milo_restore.files.write import publish, replace_file
 from milo_restore.loss import DiffusionLoss
 from milo_restore.measure import comparison_table, evaluate_restorers, sample_picture, score_restorer
@@ -53,7 +54,8 @@ def main(config: Config, run: RunArguments) -> int:
 def train(config: Config, run: RunArguments) -> int:
     """Data, frozen networks, control, loss, training, final evaluation by sampling."""
     state, seed, settings = PartialState(), config.training.seed, config.training
-    pairs: Any = training_pairs(config.data, seed)
+    quarantine, again = Quarantine.of_run(run.output, run.resume), run.resume is not None
+    pairs: Any = training_pairs(config.data, seed, quarantine=quarantine, home=run.output, resume=again)
     tests = held_out(config.data)
     quick = [pair for pairs_of_one in zip(*tests.values()) for pair in pairs_of_one][: config.data.quick_images]
     torch.manual_seed(seed)

@@ -5,6 +5,7 @@ checkpoint-000500/
   optimizer.pt        AdamW's state, and the loss scaler's under fp16
   ema.safetensors     the averaged weights, where they are kept
   state.json          the step, and the settings that must not change on resume
+  quarantine.jsonl    the files that cannot be trained on, where any were found
   manifest.json       size and sha256 of each file above, and a digest of its own
 """
 

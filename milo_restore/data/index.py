@@ -1,0 +1,228 @@
+"""A list of training images that fits into memory fifteen million times: text in one piece, numbers in arrays.
+
+A list of ``pathlib.Path`` takes 216 bytes an image in every process. Here a path takes its characters and 8 bytes, and
+an index that was written to disk is mapped: all processes of a machine share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from milo_restore.errors import DataError
+from milo_restore.files.write import publish
+
+_ABOUT = "index.json"
+
+
+class Row(NamedTuple):
+    """An image in an index.
+
+    Attributes:
+        path: of the image, from its segment's root on; of a sample in a shard ``SHARD::KEY``.
+        degraded: path of its degraded counterpart; "": none.
+        texts: captions: none, one, or a short and a long one.
+        spans: of a sample in a shard, in bytes: start and length of the image, of its counterpart, and of each caption.
+    """
+
+    path: str
+    degraded: str = ""
+    texts: tuple[str, ...] = ()
+    spans: tuple[int, ...] = ()
+
+
+class Segment(NamedTuple):
+    """Rows of one entry of ``data.train``.
+
+    Attributes:
+        end: number of the first row after them.
+        root: folder that their paths start from.
+        degraded: folder that their counterparts' paths start from.
+    """
+
+    end: int
+    root: str
+    degraded: str
+
+
+class Strings:
+    """Many strings in two arrays: their UTF-8, and where each ends.
+
+    >>> names = Strings.of(["a.png", "b.png"])
+    >>> len(names), names[1]
+    (2, 'b.png')
+    """
+
+    def __init__(self, text: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+        self.text, self.ends = text, ends
+
+    @classmethod
+    def of(cls, strings: Iterable[str]) -> Strings:
+        """Take strings in, one after the other."""
+        builder = _Builder()
+        for string in strings:
+            builder.add(string)
+        return builder.done()
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, number: int) -> str:
+        first = int(self.ends[number - 1]) if number else 0
+        return self.text[first : int(self.ends[number])].tobytes().decode("utf-8", "surrogateescape")
+
+
+class _Builder:
+    def __init__(self) -> None:
+        self.text, self.ends, self.used = bytearray(), array("q"), False
+
+    def add(self, string: str) -> None:
+        self.used = self.used or string != ""
+        self.text += string.encode("utf-8", "surrogateescape")
+        self.ends.append(len(self.text))
+
+    def done(self) -> Strings:
+        return Strings(np.frombuffer(self.text, np.uint8), np.frombuffer(self.ends, np.int64))
+
+
+class Index:
+    """Where the images of a run lie, by number.
+
+    Args:
+        segments: of the rows, in their order.
+        columns: ``path`` and, where there are any, ``degraded``, ``text0``, ``text1``: strings by row.
+        spans: see `Row`, (rows, 8) int64; None: there are no shards.
+        digest: of all that.
+        folder: where it is mapped from; None: it is in memory.
+    """
+
+    def __init__(
+        self,
+        segments: list[Segment],
+        columns: Mapping[str, Strings],
+        spans: NDArray[np.int64] | None,
+        digest: str,
+        folder: Path | None = None,
+    ) -> None:
+        self.segments, self.columns, self.spans = segments, dict(columns), spans
+        self.digest, self.folder = digest, folder
+        self._ends = np.array([segment.end for segment in segments])
+
+    def __len__(self) -> int:
+        return len(self.columns["path"])
+
+    def __reduce__(self) -> Any:
+        """A process that is started anew maps the files instead of getting their bytes."""
+        if self.folder is not None:
+            return read_index, (self.folder,)
+        return Index, (self.segments, self.columns, self.spans, self.digest)
+
+    def segment(self, number: int) -> Segment:
+        """The segment that a row is of."""
+        return self.segments[int(np.searchsorted(self._ends, number, side="right"))]
+
+    def row(self, number: int) -> Row:
+        """A row."""
+        columns = self.columns
+        texts = tuple(columns[name][number] for name in ("text0", "text1") if name in columns)
+        degraded = columns["degraded"][number] if "degraded" in columns else ""
+        spans = () if self.spans is None else tuple(int(value) for value in self.spans[number])
+        return Row(columns["path"][number], degraded, texts, spans)
+
+
+def build_index(parts: Iterable[tuple[str, str, Iterable[Row]]]) -> Index:
+    """An index in memory.
+
+    Args:
+        parts: of each entry its root, its counterparts' root, and its rows.
+    """
+    columns = {name: _Builder() for name in ("path", "degraded", "text0", "text1")}
+    spans, segments = array("q"), []
+    for root, degraded, rows in parts:
+        for row in rows:
+            columns["path"].add(row.path)
+            columns["degraded"].add(row.degraded)
+            columns["text0"].add(row.texts[0] if row.texts else "")
+            columns["text1"].add(row.texts[-1] if row.texts else "")
+            spans.extend((*row.spans, *(-1,) * (8 - len(row.spans))))
+        segments.append(Segment(len(columns["path"].ends), root, degraded))
+    found = {name: builder.done() for name, builder in columns.items() if builder.used or name == "path"}
+    if "text1" in found and np.array_equal(found["text0"].text, found["text1"].text):
+        del found["text1"]
+    places = np.frombuffer(spans, np.int64).reshape(-1, 8)
+    kept = places if len(places) and places.max() >= 0 else None
+    return Index(segments, found, kept, _digest(segments, found, kept))
+
+
+def write_index(index: Index, folder: Path, about: Mapping[str, Any]) -> None:
+    """Write an index to be mapped, as a published folder.
+
+    Args:
+        index: what `build_index` gave.
+        folder: the folder; one that is there is replaced.
+        about: what it was made from, see `made_from`.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+
+    def write(place: Path) -> None:
+        for name, strings in index.columns.items():
+            np.save(place / f"{name}.npy", strings.text)
+            np.save(place / f"{name}-ends.npy", strings.ends)
+        if index.spans is not None:
+            np.save(place / "spans.npy", index.spans)
+        described = {"segments": index.segments, "columns": list(index.columns), "digest": index.digest}
+        text = json.dumps({**described, "made_from": about}, indent=1)
+        (place / _ABOUT).write_text(text + "\n", encoding="utf-8")
+
+    publish(folder, write)
+
+
+def made_from(folder: Path) -> Any:
+    """What an index was made from; None where there is none."""
+    try:
+        return json.loads((folder / _ABOUT).read_text(encoding="utf-8"))["made_from"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def read_index(folder: Path) -> Index:
+    """Map an index that `write_index` wrote.
+
+    Raises:
+        DataError: a part is missing or damaged.
+    """
+    try:
+        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+        segments = [Segment(*segment) for segment in about["segments"]]
+        columns = {name: Strings(_mapped(folder / f"{name}.npy"), _mapped(folder / f"{name}-ends.npy"))
+                   for name in about["columns"]}  # fmt: skip
+        spans = _mapped(folder / "spans.npy") if (folder / "spans.npy").is_file() else None
+        return Index(segments, columns, spans, about["digest"], folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        mend = "Delete the folder: the images are listed anew"
+        raise DataError(f"is no whole index of images ({error})", where=folder, mend=mend) from error
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _digest(segments: list[Segment], columns: Mapping[str, Strings], spans: NDArray[np.int64] | None) -> str:
+    """A hash of what there is under each number; not of where it lies."""
+    digest = hashlib.sha256(repr([segment.end for segment in segments]).encode())
+    for name, strings in columns.items():
+        digest.update(name.encode())
+        digest.update(strings.text)
+        digest.update(strings.ends)
+    if spans is not None:
+        digest.update(np.ascontiguousarray(spans))
+    return digest.hexdigest()
