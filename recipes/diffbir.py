@@ -43,7 +43,7 @@ def main(config: Config, run: RunArguments) -> int:
     """One run, or the one with MSE and then this one."""
     config = planned(config, run.output, PartialState().num_processes)
     if run.dry_run:
-        return check(config)
+        return check(config, decode=run.decode)
     first = replace(run, output=run.output / "mse")
     code = 0
     if config.beside is not None and not (first.output / "run.json").is_file():

@@ -82,12 +82,21 @@ class Config:
     metrics: tuple[str, ...] = ("psnr", "ssim", "milo")
 
 
+def training_patches(config: Config, run: RunArguments) -> tuple[list[Any], NoisyPatches]:
+    """The training images, and their noisy patches; what cannot be read is passed over and listed in the run folder."""
+    data, quarantine = config.data, Quarantine.of_run(run.output, run.resume)
+    images = [image for name in data.train for image in load_collection(name, data.root, quarantine)]
+    options: dict[str, Any] = {"sigma": data.sigma, "seed": config.training.seed, "mixup": data.mixup}
+    patches = NoisyPatches(images, **options, quarantine=quarantine)
+    if run.decode:
+        print(f"data.train: {patches.decode_all(config.training.largest_patch)}")
+    return images, patches
+
+
 def main(config: Config, run: RunArguments) -> int:
     """Data, network, loss, training, final evaluation."""
     state, data = PartialState(), config.data
-    quarantine = Quarantine.of_run(run.output, run.resume)
-    images = [image for name in data.train for image in load_collection(name, data.root, quarantine)]
-    patches = NoisyPatches(images, sigma=data.sigma, seed=config.training.seed, mixup=data.mixup, quarantine=quarantine)
+    images, patches = training_patches(config, run)
     tests: dict[str, list[RestorationPair]] = {}
     for name in data.test:
         clean = [(file, centre_crop(image, data.test_side)) for file, image in load_collection(name, data.root)]

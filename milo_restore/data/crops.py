@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
+from milo_restore.data.decoding import decode_all
 from milo_restore.data.sources import InMemory, Item, Picker, Source, check_fits, scale_between
 from milo_restore.errors import ConfigError, DataError
 from milo_restore.files.quarantine import Quarantine
@@ -75,6 +76,16 @@ class Crops(Dataset[dict[str, Any]]):
         """
         self.check_patch(patch, any_size=any_size)
         return self._picker.pick(self.image_number(position), 0 if any_size else patch, "replacement", position)[1]
+
+    def decode_all(self, patch: int, *, any_size: bool = False) -> str:
+        """Decode every image, see `milo_restore.data.decoding.decode_all`.
+
+        Args:
+            patch: the largest side of the run's patches.
+            any_size: smaller images will be enlarged.
+        """
+        least = 0 if any_size else patch
+        return decode_all(len(self), lambda number: self._picker.sound(number, least), self.quarantine)
 
     def check_patch(self, patch: int, *, any_size: bool = False) -> None:
         """Refuse a patch that does not fit into every image that is in memory, where there is no quarantine.

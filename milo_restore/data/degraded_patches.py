@@ -96,6 +96,10 @@ class DegradedPairs(Crops):
         degraded, target = self.degradation(clean, keyed_rng(self.seed, STREAM, step, index))
         return {"input": _tensor(degraded), "target": _tensor(target), **sample}
 
+    def decode_all(self, patch: int, *, any_size: bool = False) -> str:
+        """Decode every image, see `milo_restore.data.decoding.decode_all`; ADM's crops take any size."""
+        return super().decode_all(patch, any_size=any_size or self.crop != "random")
+
     def _crop(
         self, item: Item, step: int, index: int, patch: int
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:

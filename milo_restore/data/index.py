@@ -80,13 +80,20 @@ class Strings:
 
 
 class _Builder:
+    """Strings being taken in."""
+
     def __init__(self) -> None:
-        self.text, self.ends, self.used = bytearray(), array("q"), False
+        self.text, self.ends = bytearray(), array("q")
 
     def add(self, string: str) -> None:
-        self.used = self.used or string != ""
         self.text += string.encode("utf-8", "surrogateescape")
         self.ends.append(len(self.text))
+
+    def fill(self, string: str, number: int) -> None:
+        """Take in the string of a number; those before it that never came are empty."""
+        if len(self.ends) < number:
+            self.ends.extend([len(self.text)] * (number - len(self.ends)))
+        self.add(string)
 
     def done(self) -> Strings:
         return Strings(np.frombuffer(self.text, np.uint8), np.frombuffer(self.ends, np.int64))
@@ -132,6 +139,7 @@ class Index:
         """A row."""
         columns = self.columns
         texts = tuple(columns[name][number] for name in ("text0", "text1") if name in columns)
+        texts = texts[:1] if texts[1:] == ("",) else texts  # of a list that has one caption, beside one that has two
         degraded = columns["degraded"][number] if "degraded" in columns else ""
         spans = () if self.spans is None else tuple(int(value) for value in self.spans[number])
         return Row(columns["path"][number], degraded, texts, spans)
@@ -143,22 +151,39 @@ def build_index(parts: Iterable[tuple[str, str, Iterable[Row]]]) -> Index:
     Args:
         parts: of each entry its root, its counterparts' root, and its rows.
     """
-    columns = {name: _Builder() for name in ("path", "degraded", "text0", "text1")}
-    spans, segments = array("q"), []
+    builder, segments = _Rows(), []
     for root, degraded, rows in parts:
         for row in rows:
-            columns["path"].add(row.path)
-            columns["degraded"].add(row.degraded)
-            columns["text0"].add(row.texts[0] if row.texts else "")
-            columns["text1"].add(row.texts[-1] if row.texts else "")
-            spans.extend((*row.spans, *(-1,) * (8 - len(row.spans))))
-        segments.append(Segment(len(columns["path"].ends), root, degraded))
-    found = {name: builder.done() for name, builder in columns.items() if builder.used or name == "path"}
-    if "text1" in found and np.array_equal(found["text0"].text, found["text1"].text):
-        del found["text1"]
-    places = np.frombuffer(spans, np.int64).reshape(-1, 8)
-    kept = places if len(places) and places.max() >= 0 else None
-    return Index(segments, found, kept, _digest(segments, found, kept))
+            builder.add(row)
+        segments.append(Segment(builder.count, root, degraded))
+    columns, spans = builder.done()
+    return Index(segments, columns, spans, _digest(segments, columns, spans))
+
+
+_SPANS = 8  # numbers: start and length of the image, its counterpart and two captions
+
+
+class _Rows:
+    """Columns being filled. What few lists have takes no room in the others."""
+
+    def __init__(self) -> None:
+        self.columns = {name: _Builder() for name in ("path", "degraded", "text0", "text1")}
+        self.spans, self.count = array("q"), 0
+
+    def add(self, row: Row) -> None:
+        short, long = (row.texts[0], row.texts[1] if len(row.texts) > 1 else "") if row.texts else ("", "")
+        for name, string in (("degraded", row.degraded), ("text0", short), ("text1", long)):
+            if string or self.columns[name].ends:
+                self.columns[name].fill(string, self.count)
+        self.columns["path"].fill(row.path, self.count)
+        if row.spans or self.spans:
+            self.spans.extend([-1] * (_SPANS * self.count - len(self.spans)))
+            self.spans.extend((*row.spans, *[-1] * (_SPANS - len(row.spans))))
+        self.count += 1
+
+    def done(self) -> tuple[dict[str, Strings], NDArray[np.int64] | None]:
+        found = {name: builder.done() for name, builder in self.columns.items() if builder.ends}
+        return found, np.frombuffer(self.spans, np.int64).reshape(-1, _SPANS) if self.spans else None
 
 
 def write_index(index: Index, folder: Path, about: Mapping[str, Any]) -> None:
@@ -221,8 +246,8 @@ def _digest(segments: list[Segment], columns: Mapping[str, Strings], spans: NDAr
     digest = hashlib.sha256(repr([segment.end for segment in segments]).encode())
     for name, strings in columns.items():
         digest.update(name.encode())
-        digest.update(strings.text)
-        digest.update(strings.ends)
+        digest.update(strings.text.data)
+        digest.update(strings.ends.data)
     if spans is not None:
-        digest.update(np.ascontiguousarray(spans))
+        digest.update(np.ascontiguousarray(spans).data)
     return digest.hexdigest()

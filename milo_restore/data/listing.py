@@ -120,10 +120,11 @@ def walk(folder: Path) -> Iterator[str]:
 
 def _folder_rows(folder: Path) -> Iterator[Row]:
     check_sealed_listing(folder, _Walked(folder), below=True)
-    found = False
-    for found, path in enumerate(walk(folder), 1):  # noqa: B007  used below
+    count = 0
+    for path in walk(folder):
+        count += 1
         yield Row(path)
-    if not found:
+    if not count:
         raise DataError("holds 0 images", where=folder, mend=f"Expected files ending in {', '.join(SUFFIXES)}")
 
 

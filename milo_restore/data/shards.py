@@ -105,7 +105,7 @@ def _members(shard: str) -> Iterator[dict[str, Any]]:
                 if end > size:
                     raise tarfile.ReadError("unexpected end of data")
                 count += 1
-                tar.members = []  # type: ignore[misc]  # or it would keep them all
+                tar.members = []  # type: ignore[attr-defined]  # or it would keep them all
                 if member.isreg():
                     span = (member.offset_data, member.size)
                     yield {"fname": member.name, "data": span, "__url__": shard}

@@ -102,13 +102,13 @@ class Picker:
             DataError: it cannot be used, and there is no quarantine; or nothing that was drawn in its place can.
         """
         if self.quarantine is None:
-            return number, self._sound(number, patch)
+            return number, self.sound(number, patch)
         reason = ""
         for attempt in range(1, TRIES + 1):
             path = self.source.path(number)
             if not self.quarantine.holds(path):
                 try:
-                    return number, self._sound(number, patch)
+                    return number, self.sound(number, patch)
                 except DataError as error:
                     self.quarantine.add(path, error)
                     reason = f", the last one, {path}, because it {error.what}"
@@ -116,7 +116,12 @@ class Picker:
         what = f"{TRIES} images in a row cannot be trained on{reason}"
         raise DataError(what, where=self.source.path(number), mend="See that the images can be reached and are whole")
 
-    def _sound(self, number: int, patch: int) -> Item:
+    def sound(self, number: int, patch: int) -> Item:
+        """An image that can be trained on.
+
+        Raises:
+            DataError: it cannot be read, the patch does not fit, or its counterpart's size does not go with its own.
+        """
         item = self.source.read(number)
         check_fits(self.source.path(number), item.image, patch)
         if item.degraded is not None:

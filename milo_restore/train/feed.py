@@ -49,7 +49,7 @@ class _KeyedLists(Dataset[Any]):
         return samples, [] if quarantine is None else quarantine.drain()
 
 
-def _collate(fetched: tuple[list[Any], list[tuple[str, str]]] | MiloRestoreError) -> Any:
+def _collate(fetched: Any) -> Any:
     return fetched if isinstance(fetched, MiloRestoreError) else (default_collate(fetched[0]), fetched[1])
 
 

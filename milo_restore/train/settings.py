@@ -93,6 +93,11 @@ class TrainSettings:
             raise ValueError(f"stop: {self.stop} needs keep_best: the number whose best ends the run")
 
     @property
+    def largest_patch(self) -> int:
+        """The largest side of a stage's crops, in pixels."""
+        return max(stage.patch for stage in self.stages)
+
+    @property
     def steps(self) -> int:
         """Optimisation steps of the whole run."""
         return sum(stage.steps for stage in self.stages)
