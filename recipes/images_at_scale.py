@@ -40,7 +40,7 @@ def make(folder: Path, count: int, caption: int) -> None:
 
 
 def draw(folder: Path, count: int, caption: int) -> None:
-    """What every process and every worker does: map the list, and look up what the first steps show."""
+    """What every process and every worker does: open the list, and look up what the first steps show."""
     images = Listed(read_index(folder))
     for position in range(DRAWN):
         key = SampleKey(1, position, position, 512)
@@ -48,7 +48,7 @@ def draw(folder: Path, count: int, caption: int) -> None:
 
 
 def memory() -> dict[str, float]:
-    """Peak of this process in GB, and what of its present memory is its own rather than mapped from the list."""
+    """Peak of this process in GB, and what of its present memory is its own rather than mapped from files."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {name: int(status[key].split()[0]) / 1e6 for name, key in (("peak", "VmHWM"), ("own", "RssAnon"))}
 
@@ -80,7 +80,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "images"
         print(f"{options.images:,} images" + (f", captions of {options.caption} characters" if options.caption else ""))
-        for name, act in (("listed and written", make), (f"mapped, {DRAWN:,} drawn", draw)):
+        for name, act in (("listed and written", make), (f"opened, {DRAWN:,} drawn", draw)):
             found = apart(act, folder, options.images, options.caption)
             print(f"{name:24}{found['seconds']:7.1f} s   peak {found['peak']:.2f} GB, "
                   f"of them {found['before']:.2f} before; {found['own']:.2f} GB its own at the end")  # fmt: skip

@@ -1,13 +1,15 @@
 """A list of training images that fits into memory fifteen million times: text in one piece, numbers in arrays.
 
 A list of ``pathlib.Path`` takes 216 bytes an image in every process. Here a path takes its characters and 8 bytes, and
-an index that was written to disk is mapped: all processes of a machine share it.
+of an index that was written to disk a process reads what it asks for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import tempfile
 from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -52,6 +54,31 @@ class Segment(NamedTuple):
     degraded: str
 
 
+class _OnDisk:
+    """A one-dimensional array in a .npy file, of which what is asked for is read: mapped, all of it would soon count
+    as memory of every process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        self.dtype, self.length, self.start = array.dtype, len(array), array.offset
+        if path.stat().st_size != self.start + array.nbytes:
+            raise ValueError(f"{path.name} is cut short")
+        self.file = path.open("rb", buffering=0)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, where: Any) -> Any:
+        """One number, or a slice of them; negative ones do not count from the end."""
+        first, last, _ = where.indices(self.length) if isinstance(where, slice) else (where, where + 1, 1)
+        size = self.dtype.itemsize
+        # Not seek and read: processes that were forked share the file's place.
+        content = os.pread(self.file.fileno(), (last - first) * size, self.start + first * size)
+        found = np.frombuffer(content, self.dtype)
+        return found if isinstance(where, slice) else found[0]
+
+
 class Strings:
     """Many strings in two arrays: their UTF-8, and where each ends.
 
@@ -60,7 +87,7 @@ class Strings:
     (2, 'b.png')
     """
 
-    def __init__(self, text: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+    def __init__(self, text: NDArray[np.uint8] | _OnDisk, ends: NDArray[np.int64] | _OnDisk) -> None:
         self.text, self.ends = text, ends
 
     @classmethod
@@ -80,23 +107,33 @@ class Strings:
 
 
 class _Builder:
-    """Strings being taken in."""
+    """Strings being taken in. Their text goes to a temporary file: in memory it would be there twice as it grows."""
 
     def __init__(self) -> None:
-        self.text, self.ends = bytearray(), array("q")
+        self.ends, self.length = array("q"), 0
+        self.file: Any = None
 
     def add(self, string: str) -> None:
-        self.text += string.encode("utf-8", "surrogateescape")
-        self.ends.append(len(self.text))
+        content = string.encode("utf-8", "surrogateescape")
+        if self.file is None:
+            self.file = tempfile.TemporaryFile()  # noqa: SIM115  closed where it is read
+        self.file.write(content)
+        self.length += len(content)
+        self.ends.append(self.length)
 
     def fill(self, string: str, number: int) -> None:
         """Take in the string of a number; those before it that never came are empty."""
         if len(self.ends) < number:
-            self.ends.extend([len(self.text)] * (number - len(self.ends)))
+            self.ends.extend([self.length] * (number - len(self.ends)))
         self.add(string)
 
     def done(self) -> Strings:
-        return Strings(np.frombuffer(self.text, np.uint8), np.frombuffer(self.ends, np.int64))
+        ends = np.frombuffer(self.ends, np.int64)
+        if not self.length:
+            return Strings(np.zeros(0, np.uint8), ends)
+        with self.file as file:
+            file.seek(0)
+            return Strings(np.fromfile(file, np.uint8), ends)
 
 
 class Index:
@@ -107,7 +144,7 @@ class Index:
         columns: ``path`` and, where there are any, ``degraded``, ``text0``, ``text1``: strings by row.
         spans: see `Row`, (rows, 8) int64; None: there are no shards.
         digest: of all that.
-        folder: where it is mapped from; None: it is in memory.
+        folder: where it lies; None: it is in memory.
     """
 
     def __init__(
@@ -126,7 +163,7 @@ class Index:
         return len(self.columns["path"])
 
     def __reduce__(self) -> Any:
-        """A process that is started anew maps the files instead of getting their bytes."""
+        """A process that is started anew opens the files instead of getting their bytes."""
         if self.folder is not None:
             return read_index, (self.folder,)
         return Index, (self.segments, self.columns, self.spans, self.digest)
@@ -187,7 +224,7 @@ class _Rows:
 
 
 def write_index(index: Index, folder: Path, about: Mapping[str, Any]) -> None:
-    """Write an index to be mapped, as a published folder.
+    """Write an index, as a published folder.
 
     Args:
         index: what `build_index` gave.
@@ -200,8 +237,8 @@ def write_index(index: Index, folder: Path, about: Mapping[str, Any]) -> None:
 
     def write(place: Path) -> None:
         for name, strings in index.columns.items():
-            np.save(place / f"{name}.npy", strings.text)
-            np.save(place / f"{name}-ends.npy", strings.ends)
+            np.save(place / f"{name}.npy", np.asarray(strings.text[:]))
+            np.save(place / f"{name}-ends.npy", np.asarray(strings.ends[:]))
         if index.spans is not None:
             np.save(place / "spans.npy", index.spans)
         described = {"segments": index.segments, "columns": list(index.columns), "digest": index.digest}
@@ -220,7 +257,7 @@ def made_from(folder: Path) -> Any:
 
 
 def read_index(folder: Path) -> Index:
-    """Map an index that `write_index` wrote.
+    """Open an index that `write_index` wrote.
 
     Raises:
         DataError: a part is missing or damaged.
@@ -228,17 +265,13 @@ def read_index(folder: Path) -> Index:
     try:
         about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
         segments = [Segment(*segment) for segment in about["segments"]]
-        columns = {name: Strings(_mapped(folder / f"{name}.npy"), _mapped(folder / f"{name}-ends.npy"))
+        columns = {name: Strings(_OnDisk(folder / f"{name}.npy"), _OnDisk(folder / f"{name}-ends.npy"))
                    for name in about["columns"]}  # fmt: skip
-        spans = _mapped(folder / "spans.npy") if (folder / "spans.npy").is_file() else None
+        spans = np.load(folder / "spans.npy", mmap_mode="r") if (folder / "spans.npy").is_file() else None
         return Index(segments, columns, spans, about["digest"], folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         mend = "Delete the folder: the images are listed anew"
         raise DataError(f"is no whole index of images ({error})", where=folder, mend=mend) from error
-
-
-def _mapped(path: Path) -> NDArray[Any]:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def _digest(segments: list[Segment], columns: Mapping[str, Strings], spans: NDArray[np.int64] | None) -> str:
@@ -246,8 +279,8 @@ def _digest(segments: list[Segment], columns: Mapping[str, Strings], spans: NDAr
     digest = hashlib.sha256(repr([segment.end for segment in segments]).encode())
     for name, strings in columns.items():
         digest.update(name.encode())
-        digest.update(strings.text.data)
-        digest.update(strings.ends.data)
+        for part in (strings.text, strings.ends):
+            digest.update(np.ascontiguousarray(part[:]).data)
     if spans is not None:
         digest.update(np.ascontiguousarray(spans).data)
     return digest.hexdigest()
