@@ -62,7 +62,7 @@ def train(config: Config, run: RunArguments) -> int:
     frozen = load_frozen(
         config.base, config.cleaner, config.texts, device=state.device, embeddings=config.cache.folder,
         unet_dtype=torch.bfloat16 if settings.mixed_precision == "bf16" else torch.float32,
-        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing=config.gradient_checkpointing, captions=config.data.captions.source is not None,
     )  # fmt: skip
     config.loss.check_latents_of(frozen.scale, config.base)
     control = frozen.start_control(config.control, gradient_checkpointing=config.gradient_checkpointing)
@@ -136,7 +136,7 @@ def step_of(config: Config, frozen: Frozen, loss: DiffusionLoss) -> Any:
         if config.condition_noise:
             level = (draws.level * config.condition_noise).long()
             condition = scheduler.add_noise(condition, draws.augmentation, level)
-        prediction = predict(frozen.unet, control, z_t, timesteps, frozen.context, condition)
+        prediction = predict(frozen.unet, control, z_t, timesteps, frozen.contexts(batch), condition)
         log = number % settings.log_every == 0 or number == settings.steps
         return loss.terms(
             prediction, z_t, z0, draws.noise, timesteps, step=number, condition=latents["condition"], compare=log
