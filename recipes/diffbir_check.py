@@ -129,7 +129,7 @@ def _training_images(data: DegradedData, seed: int, patch: int) -> tuple[Tensor,
     """The first training crops, degraded and clean, (N, 3, p, p) each."""
     side, pairs = min(patch, LOOKED_SIDE), training_pairs(data, seed)
     samples = [pairs[SampleKey(1, number, number, side)] for number in range(LOOKED_AT)]
-    batch = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0] if key != "name"}
+    batch = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0] if key not in ("name", "text")}
     if "key" in batch:
         return degrade_batch(batch["target"], batch["key"], data.realesrgan, seed)
     return batch["input"], batch["target"]

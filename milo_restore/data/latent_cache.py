@@ -151,8 +151,7 @@ def cache_latents(
     bad = dict(fault for faults in gather(pool.bad) for fault in faults.items())
     quarantine: Quarantine | None = getattr(pairs, "quarantine", None)
     if quarantine is not None:
-        for path, reason in bad.items():
-            quarantine.add(path, reason)
+        quarantine.tell(bad)
         quarantine.looked_at = max(quarantine.looked_at, min(quarantine.files, samples))
     return CachedLatents(home, samples, patch, seed, shard, quarantine)
 

@@ -8,7 +8,7 @@ at the limit. What a run trains on is no matter of who finds a file first: a sam
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,6 +75,11 @@ class Quarantine:
         if not self.holds(path):
             self._passed.add(path)
             self._found[path] = printable(fault if isinstance(fault, str) else fault.what)
+
+    def tell(self, found: Mapping[str, str]) -> None:
+        """Let the loop hear of what was found elsewhere, such as when a cache was made: paths and reasons."""
+        self._passed.update(found)
+        self._found.update((path, reason) for path, reason in found.items() if path not in self._faults)
 
     def drain(self) -> list[tuple[str, str]]:
         """Paths and reasons found by this process since the last call."""
