@@ -211,11 +211,14 @@ def test_a_run_that_goes_on_keeps_its_list(folder):
     first = pairs(folder / "images", home=folder / "run")
     (folder / "images" / "a" / "0.png").unlink()
     Image.new("RGB", (40, 40)).save(folder / "images" / "new.png")
+    other = pairs(folder / "images", home=folder / "run", resume=True, leave_out=("new.png",))
+    assert len(other) == COUNT - 1  # listed by other settings, it is another list; the first one stays
     again = pairs(folder / "images", home=folder / "run", resume=True)
     assert again.source.identity() == first.source.identity()
     assert pairs(folder / "images", home=folder / "run").source.identity() != first.source.identity()
-    other = pairs(folder / "images", home=folder / "run", resume=True, leave_out=("new.png",))
-    assert len(other) == COUNT - 1  # listed by other settings, it is another list
+    (folder / "run" / "checkpoint-000001").mkdir()
+    with pytest.raises(DataError, match="already holds a training run"):
+        pairs(folder / "images", home=folder / "run")
 
 
 def test_an_index_is_small_and_read_as_written(tmp_path):

@@ -148,7 +148,7 @@ def training_pairs(
     source: Source
     if data.listed:
         about = {name: value for name, value in as_dict(data).items() if name in _LISTED_BY}
-        source = list_once(_parts(data), home and home / "images", about, again=resume)
+        source = list_once(_parts(data), home, about, again=resume)
     else:
         source = InMemory([image for name in data.train for image in collection(name, data, quarantine)
                            if image[0] not in data.leave_out])  # fmt: skip

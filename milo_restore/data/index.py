@@ -229,7 +229,7 @@ def write_index(index: Index, folder: Path, about: Mapping[str, Any]) -> None:
     Args:
         index: what `build_index` gave.
         folder: the folder; one that is there is replaced.
-        about: what it was made from, see `made_from`.
+        about: what it was made from, for readers.
 
     Raises:
         DataError: it cannot be written.
@@ -246,14 +246,6 @@ def write_index(index: Index, folder: Path, about: Mapping[str, Any]) -> None:
         (place / _ABOUT).write_text(text + "\n", encoding="utf-8")
 
     publish(folder, write)
-
-
-def made_from(folder: Path) -> Any:
-    """What an index was made from; None where there is none."""
-    try:
-        return json.loads((folder / _ABOUT).read_text(encoding="utf-8"))["made_from"]
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def read_index(folder: Path) -> Index:

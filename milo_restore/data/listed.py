@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from milo_restore.data.images import decode_image, read_image
-from milo_restore.data.index import Index, Row, build_index, made_from, read_index, write_index
+from milo_restore.data.index import Index, Row, build_index, read_index, write_index
 from milo_restore.data.listing import Part
 from milo_restore.data.shards import read_span
 from milo_restore.data.sources import Item, Source
 from milo_restore.errors import DataError
+from milo_restore.files.hashes import text_sha256
 from milo_restore.processes import on_main
+
+HOME = "images.index"
+"""Folder of a run folder in which lists of images are."""
 
 
 class Listed(Source):
@@ -69,31 +75,37 @@ def _from_shard(row: Row, path: str) -> Item:
     return Item(path.partition("::")[2], image, degraded, texts)
 
 
-def list_once(parts: list[Part] | Any, home: Path | None, about: dict[str, Any], *, again: bool) -> Listed:
-    """List the images, once for all processes, in a place that all of them map.
+def list_once(parts: Iterable[Part], run: Path | None, about: Mapping[str, Any], *, again: bool) -> Listed:
+    """List the images, once for all processes, in a place that all of them read.
 
     Args:
         parts: see `milo_restore.data.listing`; listed here, and only where need be.
-        home: a folder for the index, in the run folder; None: each process has one in its memory.
+        run: the run folder, in which the index gets a folder named by what it was made from; None: each process has one
+            in its memory.
         about: what the list depends on, JSON values.
-        again: take the index that is there, if it was made from the same: a run that goes on has the images that it
-            began with, whatever has become of the files.
+        again: take the index that is there: a run that goes on has the images that it began with, whatever has become
+            of the files.
 
     Raises:
-        DataError: nothing to list, or it cannot be written.
+        DataError: nothing to list, it cannot be written, or a fresh run would replace another's.
     """
-    if home is None:
+    if run is None:
         return Listed(_built(parts))
+    home = run / HOME / text_sha256(json.dumps(about, sort_keys=True))[:12]
 
     def prepare() -> None:
-        if not (again and made_from(home) == about):
-            write_index(_built(parts), home, about)
+        if again and home.is_dir():
+            return
+        if not again and any(run.glob("checkpoint-*")):
+            mend = "Continue it with --resume latest or name another --output"
+            raise DataError("already holds a training run", where=run, mend=mend)
+        write_index(_built(parts), home, about)
 
     on_main(prepare)
     return Listed(read_index(home))
 
 
-def _built(parts: Any) -> Index:
+def _built(parts: Iterable[Part]) -> Index:
     index = build_index(parts)
     if not len(index):
         raise DataError("no images to train on", where="data.train")

@@ -30,7 +30,7 @@ replace_file = partial(write.replace_file, then=_RESUME)
 writing = partial(write.writing, then=_RESUME)
 verify = partial(manifest.verify, mend="Resume from an intact checkpoint (--resume latest finds the newest)")
 
-_BELOW = ("samples", "eval")  # where a run's pictures and tables are written, folders below included
+_BELOW = ("samples", "eval", "images.index")  # where pictures, tables and lists are written, folders below included
 _NAME = re.compile(r"checkpoint-(\d{6,})")
 
 
