@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from milo_restore.data import NoisyPatches, load_collection
 from milo_restore.data.degraded_sets import DegradedData, training_pairs
 from milo_restore.errors import DataError
 from milo_restore.files.quarantine import QUARANTINE, Fault, Quarantine, as_lines, read_faults
+from milo_restore.teach.denoising_errors import WithDenoisingErrors
+from milo_restore.teach.pairs import DistortedPairs
 from milo_restore.train import fit
 from milo_restore.train.settings import Stage
 
@@ -154,6 +157,21 @@ def test_images_in_memory_have_the_same_list(tmp_path):
     (folder / "07.png").write_bytes((folder / "08.png").read_bytes())
     assert len(data("latest")) == IMAGES - 1  # what is on the list stays there
     assert run("latest").finished
+
+
+def test_references_that_milo_learns_from_have_it_too(tmp_path):
+    folder, quarantine = photographs(tmp_path / "images", bad=[7, 23]), Quarantine()
+    files = sorted(folder.iterdir())
+    options = {"one_each": 1, "square": 16, "distortions": (1, 2)}
+    pairs = DistortedPairs(files, quarantine=quarantine, **options)
+    noisy = WithDenoisingErrors(pairs, 0.5)
+    for data in (pairs, pickle.loads(pickle.dumps(noisy))):
+        names = [data[(1, position, position, 16)]["name"][:6] for position in range(IMAGES)]
+        assert not {"07.png", "23.png"} & set(names)
+        assert all(data.quarantine.holds(str(files[number])) for number in (7, 23))
+    alone = DistortedPairs(files, **options)
+    with pytest.raises(DataError, match=r"(07|23)\.png: cannot be read"):
+        [alone[(1, position, position, 16)] for position in range(IMAGES)]
 
 
 def test_a_torn_last_line_is_left_out_and_limits_are_shares(tmp_path):

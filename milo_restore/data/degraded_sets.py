@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -178,7 +179,8 @@ def _part(entry: str, degraded: str | None, data: DegradedData, captions: bool) 
         raise DataError(what, where=entry, mend="Set data.in_memory: true, or name folders, lists or shards only")
     if entry in DATASETS:
         paths = find_dataset(entry, Path(data.root) if data.root else None)
-        root, other, rows = "", "", (Row(str(path)) for path in paths)
+        root, other = os.path.commonpath([path.parent for path in paths]), ""
+        rows = (Row(path.relative_to(root).as_posix()) for path in paths)
     else:
         root, other, rows = list_entry(entry, degraded, data.columns, captions)  # type: ignore[assignment]
     if not data.leave_out:

@@ -142,7 +142,7 @@ class Index:
     Args:
         segments: of the rows, in their order.
         columns: ``path`` and, where there are any, ``degraded``, ``text0``, ``text1``: strings by row.
-        spans: see `Row`, (rows, 8) int64; None: there are no shards.
+        spans: see `Row`, 8 numbers each, int64; None: there are no shards.
         digest: of all that.
         folder: where it lies; None: it is in memory.
     """
@@ -151,7 +151,7 @@ class Index:
         self,
         segments: list[Segment],
         columns: Mapping[str, Strings],
-        spans: NDArray[np.int64] | None,
+        spans: NDArray[np.int64] | _OnDisk | None,
         digest: str,
         folder: Path | None = None,
     ) -> None:
@@ -178,8 +178,8 @@ class Index:
         texts = tuple(columns[name][number] for name in ("text0", "text1") if name in columns)
         texts = texts[:1] if texts[1:] == ("",) else texts  # of a list that has one caption, beside one that has two
         degraded = columns["degraded"][number] if "degraded" in columns else ""
-        spans = () if self.spans is None else tuple(int(value) for value in self.spans[number])
-        return Row(columns["path"][number], degraded, texts, spans)
+        spans = () if self.spans is None else self.spans[number * _SPANS : (number + 1) * _SPANS]
+        return Row(columns["path"][number], degraded, texts, tuple(map(int, spans)))
 
 
 def build_index(parts: Iterable[tuple[str, str, Iterable[Row]]]) -> Index:
@@ -205,7 +205,8 @@ class _Rows:
 
     def __init__(self) -> None:
         self.columns = {name: _Builder() for name in ("path", "degraded", "text0", "text1")}
-        self.spans, self.count = array("q"), 0
+        self.spans: Any = None  # a file, as the text is
+        self.count = 0
 
     def add(self, row: Row) -> None:
         short, long = (row.texts[0], row.texts[1] if len(row.texts) > 1 else "") if row.texts else ("", "")
@@ -213,14 +214,19 @@ class _Rows:
             if string or self.columns[name].ends:
                 self.columns[name].fill(string, self.count)
         self.columns["path"].fill(row.path, self.count)
-        if row.spans or self.spans:
-            self.spans.extend([-1] * (_SPANS * self.count - len(self.spans)))
-            self.spans.extend((*row.spans, *[-1] * (_SPANS - len(row.spans))))
+        if row.spans and self.spans is None:
+            self.spans = tempfile.TemporaryFile()  # noqa: SIM115  it goes with the array that is mapped from it
+            self.spans.write(array("q", [-1] * _SPANS).tobytes() * self.count)
+        if self.spans is not None:
+            self.spans.write(array("q", (*row.spans, *[-1] * (_SPANS - len(row.spans)))).tobytes())
         self.count += 1
 
     def done(self) -> tuple[dict[str, Strings], NDArray[np.int64] | None]:
         found = {name: builder.done() for name, builder in self.columns.items() if builder.ends}
-        return found, np.frombuffer(self.spans, np.int64).reshape(-1, _SPANS) if self.spans else None
+        if self.spans is None:
+            return found, None
+        self.spans.flush()
+        return found, np.memmap(self.spans, np.int64, "r").reshape(-1)
 
 
 def write_index(index: Index, folder: Path, about: Mapping[str, Any]) -> None:
@@ -240,7 +246,7 @@ def write_index(index: Index, folder: Path, about: Mapping[str, Any]) -> None:
             np.save(place / f"{name}.npy", np.asarray(strings.text[:]))
             np.save(place / f"{name}-ends.npy", np.asarray(strings.ends[:]))
         if index.spans is not None:
-            np.save(place / "spans.npy", index.spans)
+            np.save(place / "spans.npy", np.asarray(index.spans[:]))
         described = {"segments": index.segments, "columns": list(index.columns), "digest": index.digest}
         text = json.dumps({**described, "made_from": about}, indent=1)
         (place / _ABOUT).write_text(text + "\n", encoding="utf-8")
@@ -259,7 +265,7 @@ def read_index(folder: Path) -> Index:
         segments = [Segment(*segment) for segment in about["segments"]]
         columns = {name: Strings(_OnDisk(folder / f"{name}.npy"), _OnDisk(folder / f"{name}-ends.npy"))
                    for name in about["columns"]}  # fmt: skip
-        spans = np.load(folder / "spans.npy", mmap_mode="r") if (folder / "spans.npy").is_file() else None
+        spans = _OnDisk(folder / "spans.npy") if (folder / "spans.npy").is_file() else None
         return Index(segments, columns, spans, about["digest"], folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         mend = "Delete the folder: the images are listed anew"

@@ -32,8 +32,7 @@ class Listed(Source):
 
     def path(self, number: int) -> str:
         """Path of a file, or ``SHARD::KEY``."""
-        path = self.index.columns["path"][number]
-        return path if "::" in path else os.path.join(self.index.segment(number).root, path)
+        return os.path.join(self.index.segment(number).root, self.index.columns["path"][number])
 
     def read(self, number: int) -> Item:
         """Read and decode an image, its counterpart and its captions; see `Source.read`."""

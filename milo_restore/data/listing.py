@@ -52,7 +52,8 @@ def list_entry(entry: str, degraded: str | None, columns: Columns, captions: boo
     path = Path(entry)
     if path.suffix.lower() == ".tar" or (path.is_dir() and _holds_shards(path)):
         shards = expand_shards(entry) if not path.is_dir() else sorted(str(shard) for shard in path.glob("*.tar"))
-        return "", "", shard_rows(shards, columns.degraded, columns.long_text, captions)
+        root = os.path.commonpath([os.path.dirname(shard) for shard in shards])
+        return root, "", shard_rows(root, shards, columns.degraded, columns.long_text, captions)
     if path.suffix.lower() in TABLES:
         root = str(path.parent)
         return root, root, _table_rows(path, columns, captions)

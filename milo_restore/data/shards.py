@@ -6,6 +6,7 @@ and shuffle in a buffer, so that what comes next depends on what was read before
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,10 +38,11 @@ def expand_shards(pattern: str) -> list[str]:
     return shards
 
 
-def shard_rows(shards: Sequence[str], degraded: str, long_text: str | None, captions: bool) -> Iterator[Row]:
+def shard_rows(root: str, shards: Sequence[str], degraded: str, long_text: str | None, captions: bool) -> Iterator[Row]:
     """The samples of shards: where in the shard their parts lie.
 
     Args:
+        root: folder that the rows' paths start from.
         shards: paths of .tar files, not compressed.
         degraded: KEY.``degraded``.png is the counterpart of KEY.png.
         long_text: KEY.``long_text``.txt is the long caption beside KEY.txt.
@@ -55,7 +57,7 @@ def shard_rows(shards: Sequence[str], degraded: str, long_text: str | None, capt
         found = False
         try:
             for sample in group_by_keys(_members(shard)):
-                row = _row(shard, sample, degraded, long_text, captions)
+                row = _row(os.path.relpath(shard, root or "."), sample, degraded, long_text, captions)
                 found = found or row is not None
                 if row is not None:
                     yield row

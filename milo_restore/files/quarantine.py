@@ -18,7 +18,7 @@ QUARANTINE = "quarantine.jsonl"
 """The list in a run folder and in its checkpoints: a line of JSON for each file, with path, reason and step."""
 SURE = 400
 """Files from which on a share of bad ones says something: with 5 % of them bad, more than 10 % of 400 are one case in
-100,000."""
+70,000."""
 TRIES = 64
 """Bad files in a row for one sample at which something else is wrong, such as a disk that is gone."""
 
