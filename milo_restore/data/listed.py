@@ -15,7 +15,7 @@ from milo_restore.data.shards import read_span
 from milo_restore.data.sources import Item, Source
 from milo_restore.errors import DataError
 from milo_restore.files.hashes import text_sha256
-from milo_restore.processes import on_main
+from milo_restore.processes import on_main, rank_and_size
 
 HOME = "images.index"
 """Folder of a run folder in which lists of images are."""
@@ -91,6 +91,10 @@ def list_once(parts: Iterable[Part], run: Path | None, about: Mapping[str, Any],
     if run is None:
         return Listed(_built(parts))
     home = run / HOME / text_sha256(json.dumps(about, sort_keys=True))[:12]
+    # Launched on CPUs, processes do not know of each other until training starts: the first one writes, alone.
+    apart = rank_and_size()[1] == 1 and os.environ.get("RANK", "0") != "0"
+    if apart and not (again and home.is_dir()):
+        return Listed(_built(parts))
 
     def prepare() -> None:
         if again and home.is_dir():
