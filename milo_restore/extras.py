@@ -23,6 +23,7 @@ BROUGHT_BY = {
     "basicsr": ("basicsr",),
     "diffusion": ("diffusers", "transformers", "spandrel"),
     "eval": ("pyiqa", "stlpips_pytorch", "flip_evaluator"),
+    "data": ("webdataset", "pyarrow"),
 }  # fmt: skip
 """The extras of pyproject.toml, and what each brings, by the names that Python imports."""
 

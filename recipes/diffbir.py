@@ -24,6 +24,7 @@ from milo_restore.data.degraded_sets import contents, fingerprint, held_out, pie
 from milo_restore.data.image_sets import identity_of
 from milo_restore.data.latent_cache import cache_latents
 from milo_restore.files.hashes import module_sha256
+from milo_restore.files.quarantine import Quarantine
 from milo_restore.files.write import publish, replace_file
 from milo_restore.loss import DiffusionLoss
 from milo_restore.measure import comparison_table, evaluate_restorers, sample_picture, score_restorer
@@ -42,7 +43,7 @@ def main(config: Config, run: RunArguments) -> int:
     """One run, or the one with MSE and then this one."""
     config = planned(config, run.output, PartialState().num_processes)
     if run.dry_run:
-        return check(config)
+        return check(config, decode=run.decode)
     first = replace(run, output=run.output / "mse")
     code = 0
     if config.beside is not None and not (first.output / "run.json").is_file():
@@ -53,14 +54,15 @@ def main(config: Config, run: RunArguments) -> int:
 def train(config: Config, run: RunArguments) -> int:
     """Data, frozen networks, control, loss, training, final evaluation by sampling."""
     state, seed, settings = PartialState(), config.training.seed, config.training
-    pairs: Any = training_pairs(config.data, seed)
+    quarantine, again = Quarantine.of_run(run.output, run.resume), run.resume is not None
+    pairs: Any = training_pairs(config.data, seed, quarantine=quarantine, home=run.output, resume=again)
     tests = held_out(config.data)
     quick = [pair for pairs_of_one in zip(*tests.values()) for pair in pairs_of_one][: config.data.quick_images]
     torch.manual_seed(seed)
     frozen = load_frozen(
         config.base, config.cleaner, config.texts, device=state.device, embeddings=config.cache.folder,
         unet_dtype=torch.bfloat16 if settings.mixed_precision == "bf16" else torch.float32,
-        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing=config.gradient_checkpointing, captions=config.data.captions.source is not None,
     )  # fmt: skip
     config.loss.check_latents_of(frozen.scale, config.base)
     control = frozen.start_control(config.control, gradient_checkpointing=config.gradient_checkpointing)
@@ -134,7 +136,7 @@ def step_of(config: Config, frozen: Frozen, loss: DiffusionLoss) -> Any:
         if config.condition_noise:
             level = (draws.level * config.condition_noise).long()
             condition = scheduler.add_noise(condition, draws.augmentation, level)
-        prediction = predict(frozen.unet, control, z_t, timesteps, frozen.context, condition)
+        prediction = predict(frozen.unet, control, z_t, timesteps, frozen.contexts(batch), condition)
         log = number % settings.log_every == 0 or number == settings.steps
         return loss.terms(
             prediction, z_t, z0, draws.noise, timesteps, step=number, condition=latents["condition"], compare=log

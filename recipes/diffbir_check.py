@@ -14,6 +14,7 @@ from milo_restore.data import SampleKey
 from milo_restore.data.degrade.batch import degrade_batch
 from milo_restore.data.degraded_sets import DegradedData, held_out, training_pairs
 from milo_restore.errors import ConfigError, WeightsError
+from milo_restore.files.quarantine import Quarantine
 from milo_restore.loss import DiffusionLoss, gradient_cosines
 from milo_restore.loss.cosine import cosine_line
 from milo_restore.measure.metrics import load_metric
@@ -28,14 +29,19 @@ if TYPE_CHECKING:
 LOOKED_AT, LOOKED_SIDE = 2, 256  # training crops for the cosine, and their side in pixels: a dry run has a CPU only
 
 
-def check(config: Config) -> int:
+def check(config: Config, *, decode: bool = False) -> int:
     """Load all that the configuration names, train nothing, and say all that is wrong, a line each.
+
+    Args:
+        config: the configuration.
+        decode: also decode every training image.
 
     Raises:
         ConfigError: something is wrong.
     """
     print(dump_config(config))
-    return look_at_all(Looks(config).by_name())
+    looks = Looks(config)
+    return look_at_all(looks.by_name() | ({"data.train decoded": looks.look_at_every_image} if decode else {}))
 
 
 class Looks:
@@ -63,6 +69,12 @@ class Looks:
         for name in config.measured:
             looks[f"metric {name}"] = lambda name=name: load_metric(name).weights or "no weights"  # type: ignore[misc]
         return looks | {"gradient cosine with MSE": self.look_at_cosine}
+
+    def look_at_every_image(self) -> str:
+        """All images decoded; a line for each that cannot be trained on."""
+        training = self.config.training
+        pairs = training_pairs(self.config.data, training.seed, quarantine=Quarantine())
+        return pairs.decode_all(training.largest_patch)
 
     def look_at_licences(self) -> str:
         """The licence notes; none where the configuration names what is not this project's own is an error."""
@@ -117,7 +129,7 @@ def _training_images(data: DegradedData, seed: int, patch: int) -> tuple[Tensor,
     """The first training crops, degraded and clean, (N, 3, p, p) each."""
     side, pairs = min(patch, LOOKED_SIDE), training_pairs(data, seed)
     samples = [pairs[SampleKey(1, number, number, side)] for number in range(LOOKED_AT)]
-    batch = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0] if key != "name"}
+    batch = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0] if key not in ("name", "text")}
     if "key" in batch:
         return degrade_batch(batch["target"], batch["key"], data.realesrgan, seed)
     return batch["input"], batch["target"]

@@ -25,6 +25,7 @@ from milo_restore.config import dump_config
 from milo_restore.data import NoisyPatches, load_collection, write_png
 from milo_restore.data.image_sets import centre_crop, identity_of
 from milo_restore.data.restoration_pairs import RestorationPair, noisy_pairs
+from milo_restore.files.quarantine import Quarantine
 from milo_restore.files.write import replace_file
 from milo_restore.loss import LossSettings, MILOLoss, build_loss
 from milo_restore.measure import Restore, comparison_table, evaluate_restorers, sample_picture, score_restorer
@@ -81,11 +82,21 @@ class Config:
     metrics: tuple[str, ...] = ("psnr", "ssim", "milo")
 
 
+def training_patches(config: Config, run: RunArguments) -> tuple[list[Any], NoisyPatches]:
+    """The training images, and their noisy patches; what cannot be read is passed over and listed in the run folder."""
+    data, quarantine = config.data, Quarantine.of_run(run.output, run.resume)
+    images = [image for name in data.train for image in load_collection(name, data.root, quarantine)]
+    options: dict[str, Any] = {"sigma": data.sigma, "seed": config.training.seed, "mixup": data.mixup}
+    patches = NoisyPatches(images, **options, quarantine=quarantine)
+    if run.decode:
+        print(f"data.train: {patches.decode_all(config.training.largest_patch)}")
+    return images, patches
+
+
 def main(config: Config, run: RunArguments) -> int:
     """Data, network, loss, training, final evaluation."""
     state, data = PartialState(), config.data
-    images = [image for name in data.train for image in load_collection(name, data.root)]
-    patches = NoisyPatches(images, sigma=data.sigma, seed=config.training.seed, mixup=data.mixup)
+    images, patches = training_patches(config, run)
     tests: dict[str, list[RestorationPair]] = {}
     for name in data.test:
         clean = [(file, centre_crop(image, data.test_side)) for file, image in load_collection(name, data.root)]

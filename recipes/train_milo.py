@@ -29,9 +29,11 @@ from torch.utils.data import Dataset
 from milo_restore import MILO, LatentMILO
 from milo_restore.config import dump_config
 from milo_restore.data import load_collection
+from milo_restore.data.decoding import decode_all
 from milo_restore.data.image_sets import identity_of
 from milo_restore.data.kadid import GeneratorName
 from milo_restore.errors import ConfigError
+from milo_restore.files.quarantine import Quarantine
 from milo_restore.files.state import read_state
 from milo_restore.files.write import replace_file, settle
 from milo_restore.metric import LatentSpace, MaskedMetric
@@ -238,7 +240,9 @@ def main(config: Config, run: RunArguments) -> int:
     others, _ = references(data.validation, config)
     options: dict[str, Any] = {"square": data.square, "distortions": data.distortions, "generator": data.generator}
     options["unscaled"] = data.views is not None
-    pairs = DistortedPairs(images * (data.views or 1), one_each=each, seed=seed, **options)
+    # Latents are encoded before the run: there a reference that cannot be read is an error.
+    quarantine = Quarantine.of_run(run.output, run.resume) if config.domain == "image" else None
+    pairs = DistortedPairs(images * (data.views or 1), one_each=each, seed=seed, quarantine=quarantine, **options)
     samples: Dataset[dict[str, Any]] = WithDenoisingErrors(pairs, data.noise) if data.noise else pairs
     unseen = DistortedPairs(others, seed=seed + 1, **options)
     teacher = load_teacher(config, run)
@@ -260,6 +264,8 @@ def main(config: Config, run: RunArguments) -> int:
         state.print(f"latents: {space}, {space.channels} channels, VAE {data.vae}")
     if run.dry_run:
         state.print(dump_config(config))
+        if run.decode:
+            state.print(f"data.train: {decode_all(len(images), pairs.square_of)}")
         return 0
     if config.domain == "latent" and data.cache is not None:  # Config sees to it that it is
         share = (state.process_index, state.num_processes)

@@ -15,12 +15,16 @@ from milo_restore.data.degraded_patches import DegradedPairs
 from milo_restore.data.latent_cache import (
     cache_latents,
     cached_embeddings,
-    sample_file,
+    shard_file,
 )
+from milo_restore.data.sources import Item, Source
+from milo_restore.data.texts import TextSettings
 from milo_restore.errors import ConfigError, DataError
 from milo_restore.files.hashes import images_sha256, module_sha256
+from milo_restore.files.quarantine import Quarantine
 
 PATCH, SAMPLES, SEED = 16, 6, 5
+SHARD = 2
 
 
 class Encoder:
@@ -41,7 +45,15 @@ def photographs(count: int = 3):
 
 
 def build(folder: Path, encode=None, pairs=None, said=None, **changes):
-    options = {"identity": {"vae": "a"}, "samples": SAMPLES, "patch": PATCH, "seed": SEED, "batch": 4, **changes}
+    options = {
+        "identity": {"vae": "a"},
+        "samples": SAMPLES,
+        "patch": PATCH,
+        "seed": SEED,
+        "batch": 4,
+        "shard": SHARD,
+        **changes,
+    }
     pairs = DegradedPairs(photographs(), "noise", seed=SEED) if pairs is None else pairs
     say = (lambda text: None) if said is None else said.append
     return cache_latents(pairs, Encoder() if encode is None else encode, folder, say=say, **options)
@@ -81,11 +93,14 @@ def test_nothing_is_encoded_twice_and_a_stopped_encoding_goes_on(tmp_path):
     assert encode.images == SAMPLES
     build(tmp_path, encode)
     assert encode.images == SAMPLES
-    sample_file(first.folder, 2).unlink()
+    shard_file(first.folder, 2).unlink()
     build(tmp_path, encode)
-    assert encode.images == SAMPLES + 1
-    build(tmp_path, encode, samples=SAMPLES + 3)  # a larger pool holds the smaller one
-    assert encode.images == SAMPLES + 4
+    assert encode.images == SAMPLES + SHARD
+    larger = build(tmp_path, encode, samples=SAMPLES + 3)  # a larger pool holds the smaller one
+    assert encode.images == SAMPLES + SHARD + 3
+    build(tmp_path, encode, samples=SAMPLES + 4)  # and its last shard what it had of it
+    assert encode.images == SAMPLES + SHARD + 4
+    assert len(list(larger.folder.glob("*.safetensors"))) == 5
 
 
 @pytest.mark.parametrize(
@@ -101,7 +116,7 @@ def test_whatever_the_latents_depend_on_names_the_folder(tmp_path, changes):
 def test_processes_share_the_work(tmp_path):
     encoders = [Encoder(), Encoder()]
     caches = [build(tmp_path, encode, share=(rank, 2)) for rank, encode in enumerate(encoders)]
-    assert [encode.images for encode in encoders] == [3, 3]
+    assert [encode.images for encode in encoders] == [4, 2]  # shards 0 and 2, and shard 1
     alone = build(tmp_path / "alone")
     for one, other in zip(everything(caches[0]), everything(alone)):
         assert torch.equal(one["mean"], other["mean"])
@@ -113,9 +128,9 @@ def test_processes_share_the_work(tmp_path):
 def test_a_damaged_file_is_refused_by_name_and_encoded_anew(tmp_path, damage):
     cache = build(tmp_path)
     before = everything(cache)
-    path = sample_file(cache.folder, 3)
+    path = shard_file(cache.folder, 1)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match="0000003.safetensors.*damaged"):
+    with pytest.raises(DataError, match="00001.safetensors.*damaged"):
         everything(cache)
     said: list[str] = []
     again = build(tmp_path, said=said)
@@ -125,9 +140,40 @@ def test_a_damaged_file_is_refused_by_name_and_encoded_anew(tmp_path, damage):
         assert torch.equal(one["condition"], other["condition"])
 
 
+def test_a_pool_knows_what_it_was_made_without(tmp_path):
+    small = [*photographs(), ("small.png", np.zeros((9, 30, 3), np.uint8))]
+
+    def pool(workers=0):
+        pairs = DegradedPairs(small, "noise", seed=SEED, quarantine=Quarantine())
+        return build(tmp_path, pairs=pairs, samples=8, workers=workers)
+
+    first = pool(workers=1)
+    assert "small.png" not in {sample["name"] for sample in everything(first)}
+    for cache in (first, pool()):  # found while it was encoded, and read from it
+        assert cache.quarantine.drain() == [("small.png", "a patch of 16 pixels does not fit into 30x9")]
+
+
+def test_captions_go_with_their_samples(tmp_path):
+    class Captioned(Source):
+        def __len__(self):
+            return 3
+
+        def path(self, number):
+            return f"{number}.png"
+
+        def read(self, number):
+            return Item(*photographs()[number], texts=(f"text {number}",))
+
+    texts = TextSettings(empty=0.3)
+    pairs = DegradedPairs(Captioned(), "noise", seed=SEED, texts=texts)
+    samples = everything(build(tmp_path, pairs=pairs, samples=12))
+    assert {sample["text"] for sample in samples} == {"", "text 0", "text 1", "text 2"}
+    assert all(sample["text"] in ("", f"text {sample['name'][0]}") for sample in samples)
+
+
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     cache = build(tmp_path)
-    intact = sample_file(cache.folder, 0).read_bytes()
+    intact = shard_file(cache.folder, 0).read_bytes()
     written = Path.write_bytes
 
     def full(path, data):
@@ -138,8 +184,8 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="No space left on device"):
         build(tmp_path, samples=SAMPLES + 1)
     monkeypatch.undo()
-    assert sample_file(cache.folder, 0).read_bytes() == intact
-    assert not sample_file(cache.folder, SAMPLES).exists()
+    assert shard_file(cache.folder, 0).read_bytes() == intact
+    assert not shard_file(cache.folder, SAMPLES // SHARD).exists()
     assert not [path for path in tmp_path.rglob("*") if ".tmp-" in path.name]
 
 

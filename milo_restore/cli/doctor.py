@@ -35,6 +35,7 @@ _FOR = {
     "basicsr": "milo-restore basicsr, Real-ESRGAN's and CodeFormer's degradation, DiffBIR's cleaners",
     "diffusion": "DiffBIR",
     "eval": "other metrics; pyiqa is under PolyForm Noncommercial 1.0.0, for research and other non-commercial use",
+    "data": "training images in WebDataset's shards and parquet tables",
 }
 _NEWEST = (3, 14)
 _THERE = {

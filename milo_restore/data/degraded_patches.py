@@ -1,21 +1,21 @@
-"""Pairs of degraded and clean training patches, degraded as they are asked for."""
+"""Pairs of degraded and clean training patches, degraded as they are asked for, or read as pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from milo_restore.data.crops import Crops, cut
+from milo_restore.data.crops import CropKind, Crops, crop
 from milo_restore.data.degrade import Degradation, build_degradation
 from milo_restore.data.degrade.kernels import load_degradations
-from milo_restore.data.images import read_image
 from milo_restore.data.keys import SampleKey, keyed_rng
-from milo_restore.errors import DataError
+from milo_restore.data.sources import Item, Source
+from milo_restore.data.texts import TextSettings, text_of
+from milo_restore.files.quarantine import Quarantine
 
 STREAM = "degrade"
 
@@ -29,15 +29,21 @@ class DegradedPairs(Crops):
     keyed by (seed, step, index).
 
     The patch is cut out first and degraded then, as DiffBIR does with its images of 512 pixels: so blur and resizing
-    see the patch's own, mirrored edges.
+    see the patch's own, mirrored edges. Images that bring a degraded counterpart are cut both at one place, and nothing
+    is degraded; a counterpart of a whole fraction of the image's size is enlarged, bicubic, as DiffBIR's cleaner sees
+    it.
 
     Args:
-        images: names and (H, W, 3) uint8 arrays, as `load_collection`, `load_images` and `training_photographs` give.
+        images: names and (H, W, 3) uint8 arrays, as `load_collection`, `load_images` and `training_photographs` give;
+            or a `Source`.
         degradation: one of `milo_restore.data.degrade.DEGRADATIONS` by name, with the published values; or what
             `build_degradation` gives. None: clean patches and their keys, to be degraded on the accelerator by
             `milo_restore.data.degrade.batch.degrade_batch`.
         seed: the run's seed.
         flip: mirror half of the patches left to right.
+        crop: see `milo_restore.data.crops.crop`.
+        texts: add a caption to each sample, see `milo_restore.data.texts`; None: without.
+        quarantine: what cannot be trained on goes there, and another image stands in; None: it is an error.
 
     Raises:
         ConfigError: no such degradation, or an impossible seed.
@@ -46,15 +52,18 @@ class DegradedPairs(Crops):
 
     def __init__(
         self,
-        images: Sequence[tuple[str, NDArray[np.uint8]]],
+        images: Sequence[tuple[str, NDArray[np.uint8]]] | Source,
         degradation: Degradation | str | None,
         *,
         seed: int = 0,
         flip: bool = True,
+        crop: CropKind = "random",
+        texts: TextSettings | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
-        super().__init__(images, seed)
+        super().__init__(images, seed, quarantine)
         self.degradation = build_degradation(degradation) if isinstance(degradation, str) else degradation
-        self.flip = flip
+        self.flip, self.crop, self.texts = flip, crop, texts
         if self.degradation is not None and self.degradation.name != "noise":
             load_degradations()  # here, where worker processes inherit it: each would take a second to import it
 
@@ -67,53 +76,40 @@ class DegradedPairs(Crops):
         Returns:
             ``input`` (3, p, p) float32, degraded, in [0, 1] except for Gaussian noise, which is not clipped;
             ``target`` (3, p, p) float32 in [0, 1], sharpened where the degradation says so; ``name`` of the image.
-            Without a degradation, ``key`` (2,) int64, step and index, stands in place of ``input``.
+            Without a degradation, ``key`` (2,) int64, step and index, stands in place of ``input``. ``text``, the
+            caption, where there are captions.
 
         Raises:
-            DataError: the patch does not fit into the smallest image, which is named. Nothing is padded.
+            DataError: the patch does not fit into the image, which is named; where the images are in memory, not into
+                the smallest one. Nothing is padded.
         """
         step, index, position, patch = key
-        self.check_patch(patch)
-        name, image = self.images[self.image_number(position)]
-        clean = self._crop(image, step, index, patch)
+        item = self.image_at(position, patch, any_size=self.crop != "random")
+        clean, degraded = self._crop(item, step, index, patch)
+        sample: dict[str, Any] = {"name": item.name}
+        if self.texts is not None:
+            sample["text"] = text_of(item.texts, self.texts, self.seed, step, index)
+        if degraded is not None:
+            return {"input": _tensor(degraded), "target": _tensor(clean), **sample}
         if self.degradation is None:
-            return {"target": _tensor(clean), "key": torch.tensor([step, index]), "name": name}
+            return {"target": _tensor(clean), "key": torch.tensor([step, index]), **sample}
         degraded, target = self.degradation(clean, keyed_rng(self.seed, STREAM, step, index))
-        return {"input": _tensor(degraded), "target": _tensor(target), "name": name}
+        return {"input": _tensor(degraded), "target": _tensor(target), **sample}
 
-    def _crop(self, image: NDArray[np.uint8], step: int, index: int, patch: int) -> NDArray[np.float32]:
+    def decode_all(self, patch: int, *, any_size: bool = False) -> str:
+        """Decode every image, see `milo_restore.data.decoding.decode_all`; ADM's crops take any size."""
+        return super().decode_all(patch, any_size=any_size or self.crop != "random")
+
+    def _crop(
+        self, item: Item, step: int, index: int, patch: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """The image's patch and its counterpart's, (p, p, 3) in [0, 1]."""
         rng = keyed_rng(self.seed, "crop", step, index)
-        crop = cut(image, patch, rng)
+        patches = crop(item, patch, self.crop, rng)
         if self.flip and rng.random() < 0.5:
-            crop = crop[:, ::-1]
-        return np.ascontiguousarray(crop).astype(np.float32) / np.float32(255)
-
-
-class Files(Sequence[Any]):
-    """Image files as (name, array), each read when it is asked for: for sets that do not fit into memory."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, number: Any) -> tuple[str, NDArray[np.uint8]]:
-        return self.paths[number].name, read_image(self.paths[number])
-
-
-class FilePairs(DegradedPairs):
-    """`DegradedPairs` of images that stay on disk."""
-
-    def __init__(self, files: Files, degradation: Degradation | None, *, seed: int) -> None:
-        super().__init__([files[0]], degradation, seed=seed)
-        self.images: Any = files
-
-    def _crop(self, image: NDArray[np.uint8], step: int, index: int, patch: int) -> NDArray[np.float32]:
-        if min(image.shape[:2]) < patch:
-            what = f"a patch of {patch} pixels does not fit into an image of {image.shape[1]}x{image.shape[0]}"
-            raise DataError(what, where="data.train", mend="Leave small images out, or take smaller patches")
-        return super()._crop(image, step, index, patch)
+            patches = [image[:, ::-1] for image in patches]
+        first, *second = [np.ascontiguousarray(image).astype(np.float32) / np.float32(255) for image in patches]
+        return first, second[0] if second else None
 
 
 def _tensor(image: NDArray[np.float32]) -> torch.Tensor:

@@ -21,6 +21,7 @@ from milo_restore.data.images import list_images, load_images, read_image
 from milo_restore.errors import DataError
 from milo_restore.files import DATASETS, find_dataset
 from milo_restore.files.hashes import images_sha256, text_sha256
+from milo_restore.files.quarantine import Quarantine
 
 TRAINING = ("astronaut.png", "coffee.png", "motorcycle_left.png")
 HELD_OUT = ("chelsea.png", "rocket.jpg")
@@ -50,13 +51,16 @@ def held_out_photographs() -> list[tuple[str, NDArray[np.uint8]]]:
 PHOTOGRAPHS = {"photographs": training_photographs, "held-out-photographs": held_out_photographs}
 
 
-def load_collection(name: str, root: str | Path | None = None) -> list[tuple[str, NDArray[np.uint8]]]:
+def load_collection(
+    name: str, root: str | Path | None = None, quarantine: Quarantine | None = None
+) -> list[tuple[str, NDArray[np.uint8]]]:
     """Read a set of images into memory.
 
     Args:
         name: a named data set such as ``BSD400`` (see `milo_restore.files.DATASETS`), ``photographs`` or
             ``held-out-photographs`` (shipped by scikit-image), or else the path of a folder of images.
         root: where named data sets lie; by default MILO_RESTORE_ASSETS, then the cache.
+        quarantine: what cannot be read goes there, and is left out; None: it is an error.
 
     Returns:
         File name and (H, W, 3) uint8 array of each image.
@@ -67,7 +71,7 @@ def load_collection(name: str, root: str | Path | None = None) -> list[tuple[str
     if name in PHOTOGRAPHS:
         return PHOTOGRAPHS[name]()
     paths = find_dataset(name, Path(root) if root else None) if name in DATASETS else list_images(name)
-    return load_images(paths)
+    return load_images(paths, quarantine=quarantine)
 
 
 def identity_of(images: Sequence[Path | tuple[str, NDArray[np.uint8]]]) -> str:

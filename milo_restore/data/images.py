@@ -20,6 +20,7 @@ from tqdm import tqdm
 from milo_restore.errors import DataError, MiloRestoreError, NumericsError, printable
 from milo_restore.files.datasets import SUFFIXES
 from milo_restore.files.manifest import check_sealed, check_sealed_listing
+from milo_restore.files.quarantine import Quarantine
 from milo_restore.files.write import replacing
 
 _TO_RGB = "Convert it to 8-bit RGB first"
@@ -123,23 +124,43 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     path = Path(path)
     try:
         content = path.read_bytes()  # once: what is checked is what is decoded
-        check_sealed(path, content)
+    except FileNotFoundError as error:
+        raise DataError("no such image", where=path) from error
+    except OSError as error:
+        mend = "See that it is a file, that it can be reached, and that you may read it"
+        raise DataError(f"cannot be read as an image ({error.strerror or error})", where=path, mend=mend) from error
+    check_sealed(path, content)
+    return decode_image(content, path)
+
+
+def decode_image(content: bytes, where: str | Path) -> NDArray[np.uint8]:
+    """Decode the bytes of an image file as `read_image` does.
+
+    Args:
+        content: the file's.
+        where: it is from, for errors.
+
+    Returns:
+        (H, W, 3) uint8, contiguous.
+
+    Raises:
+        DataError: as of `read_image`.
+    """
+    try:
         with _no_truncated_images():
             with _opened(content) as image:
                 image.verify()  # PNG: the checksums of all chunks. Leaves the object unusable.
             with _opened(content) as image:
-                pixels = _decode(image, path)
+                pixels = _decode(image, where)
                 if image.format in ("JPEG", "MPO"):
                     check_jpeg(content)
                 return pixels
     except MiloRestoreError:
         raise
-    except FileNotFoundError as error:
-        raise DataError("no such image", where=path) from error
     except Exception as error:  # damaged files make Pillow's plugins raise nearly anything
         reason = reason_of(error)
         mend = "It may be truncated, damaged or no image: replace it or remove it"
-        raise DataError(f"cannot be read as an image ({reason})", where=path, mend=mend) from error
+        raise DataError(f"cannot be read as an image ({reason})", where=where, mend=mend) from error
 
 
 def _opened(content: bytes) -> Image.Image:
@@ -168,7 +189,7 @@ def check_jpeg(content: bytes) -> None:
             raise
 
 
-def _decode(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+def _decode(image: Image.Image, path: str | Path) -> NDArray[np.uint8]:
     volume = image.format == "TIFF" and image.tag_v2.get(_IMAGE_DEPTH, 1) > 1  # type: ignore[attr-defined]
     if volume or (image.format != "MPO" and getattr(image, "n_frames", 1) > 1):
         raise DataError("holds several frames", where=path, mend="Save the one that is meant as a file of its own")
@@ -237,23 +258,39 @@ def _no_truncated_images() -> Iterator[None]:
             ImageFile.LOAD_TRUNCATED_IMAGES = True
 
 
-def load_images(paths: Iterable[str | Path], *, progress: bool | None = None) -> list[tuple[str, NDArray[np.uint8]]]:
+def load_images(
+    paths: Iterable[str | Path], *, progress: bool | None = None, quarantine: Quarantine | None = None
+) -> list[tuple[str, NDArray[np.uint8]]]:
     """Decode images once, for keeping in memory. 400 images of 481x321 take 185 MB.
 
     Args:
         paths: the files.
         progress: show a tqdm bar; by default from 100 files on, on a terminal.
+        quarantine: what cannot be read goes there, and is left out; None: it is an error.
 
     Returns:
         File name and (H, W, 3) uint8 array of each, in the same order.
 
     Raises:
-        DataError: naming the first file that cannot be read.
+        DataError: naming the first file that cannot be read; with a quarantine, where none can be.
     """
     files = [Path(path) for path in paths]
     hidden = (True if len(files) < 100 else None) if progress is None else not progress  # None: on terminals only
     bar = tqdm(files, desc="reading images", unit="image", disable=hidden, leave=False)
-    return [(path.name, read_image(path)) for path in bar]
+    if quarantine is None:
+        return [(path.name, read_image(path)) for path in bar]
+    found = []
+    for path in bar:
+        if not quarantine.holds(str(path)):
+            try:
+                found.append((path.name, read_image(path)))
+            except DataError as error:
+                quarantine.add(str(path), error)
+    quarantine.files += len(files) - len(found)  # the others are counted by what shows them
+    quarantine.looked_at += len(files)
+    if files and not found:
+        raise DataError(f"none of {len(files)} images can be read", where=files[0].parent)
+    return found
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from milo_restore.data.crops import Crops, cut
 from milo_restore.data.keys import SampleKey, keyed_rng
 from milo_restore.data.noise import draw_noise, noise_range
+from milo_restore.data.sources import Source
+from milo_restore.files.quarantine import Quarantine
 
 MIXUP_BETA = 1.2  # both parameters of the Beta distribution in Restormer's published denoising configurations
 
@@ -34,6 +36,7 @@ class NoisyPatches(Crops):
             become ``a * own + (1 - a) * partner`` with one ``a`` per step from Beta(1.2, 1.2). The partner is a
             further noisy patch keyed by (seed, step, index) too, where Restormer takes another one of the same batch:
             so the result does not depend on how a batch is split.
+        quarantine: what cannot be trained on goes there, and another image stands in; None: it is an error.
 
     Raises:
         ConfigError: an impossible noise level or seed.
@@ -42,14 +45,15 @@ class NoisyPatches(Crops):
 
     def __init__(
         self,
-        images: Sequence[tuple[str, NDArray[np.uint8]]],
+        images: Sequence[tuple[str, NDArray[np.uint8]]] | Source,
         *,
         sigma: float | Sequence[float],
         seed: int = 0,
         augment: bool = True,
         mixup: bool = False,
+        quarantine: Quarantine | None = None,
     ) -> None:
-        super().__init__(images, seed)
+        super().__init__(images, seed, quarantine)
         self.sigma = noise_range(sigma)
         self.augment, self.mixup = augment, mixup
 
@@ -67,13 +71,13 @@ class NoisyPatches(Crops):
             DataError: the patch does not fit into the smallest image, which is named. Nothing is padded.
         """
         step, index, position, patch = key
-        self.check_patch(patch)
-        number = self.image_number(position)
-        noisy, clean, level = self._draw("", number, step, index, patch)
+        item = self.image_at(position, patch)
+        noisy, clean, level = self._draw("", item.image, step, index, patch)
         share = self._own_share(step)
         if share < 1:
-            other = int(keyed_rng(self.seed, "partner", step, index).integers(len(self.images)))
-            other_noisy, other_clean, other_level = self._draw("partner ", other, step, index, patch)
+            other = int(keyed_rng(self.seed, "partner", step, index).integers(len(self)))
+            _, partner = self._picker.pick(other, patch, "partner replacement", step, index)
+            other_noisy, other_clean, other_level = self._draw("partner ", partner.image, step, index, patch)
             noisy = share * noisy + (1 - share) * other_noisy
             clean = share * clean + (1 - share) * other_clean
             level = math.hypot(float(share) * level, float(1 - share) * other_level)  # independent: variances add
@@ -81,7 +85,7 @@ class NoisyPatches(Crops):
             "input": torch.from_numpy(noisy),
             "target": torch.from_numpy(clean),
             "sigma": torch.tensor(level, dtype=torch.float32),
-            "name": self.images[number][0],
+            "name": item.name,
         }
 
     def _own_share(self, step: int) -> np.float32:
@@ -92,9 +96,8 @@ class NoisyPatches(Crops):
         return np.float32(rng.beta(MIXUP_BETA, MIXUP_BETA)) if rng.random() < 0.5 else np.float32(1)
 
     def _draw(
-        self, stream: str, number: int, step: int, index: int, patch: int
+        self, stream: str, image: NDArray[np.uint8], step: int, index: int, patch: int
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
-        image = self.images[number][1]
         rng = keyed_rng(self.seed, stream + "crop", step, index)
         crop = cut(image, patch, rng)
         if self.augment:

@@ -39,6 +39,7 @@ class WithDenoisingErrors(Dataset[dict[str, Any]]):
         if not 0 <= share <= 1:
             raise ConfigError(f"a share lies between 0 and 1, got {share}", where="data.noise")
         self.pairs, self.share = pairs, share
+        self.quarantine = pairs.quarantine
 
     def __len__(self) -> int:
         """Number of pairs, that of ``pairs``."""
@@ -52,7 +53,7 @@ class WithDenoisingErrors(Dataset[dict[str, Any]]):
             return self.pairs[key]
         reference = self.pairs.reference_crop(key)
         image, what = denoising_error(reference, rng)
-        name = self.pairs.reference_name(self.pairs.at(position).reference)
+        name = self.pairs.reference_name(self.pairs.sound_at(position).reference)
         channels_first = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         return {"image": channels_first, "reference": to_tensor(reference), "name": f"{name} {what}"}
 

@@ -17,8 +17,10 @@ from milo_restore.data.image_sets import centre_crop
 from milo_restore.data.images import list_images_below, read_image, to_tensor
 from milo_restore.data.kadid import DISTORTIONS, LEVELS, GeneratorName, check_generator, distort
 from milo_restore.data.keys import SampleKey, epoch_order, keyed_rng
+from milo_restore.data.sources import Item, Picker, Source
 from milo_restore.errors import ConfigError, DataError
 from milo_restore.files import DATASETS, find_dataset
+from milo_restore.files.quarantine import Quarantine
 
 ALL_DISTORTIONS = tuple(kind.number for kind in DISTORTIONS)
 _UNITS = {"": 1, "k": 1_000, "M": 1_000_000}
@@ -88,6 +90,7 @@ class DistortedPairs(Dataset[dict[str, Any]]):
         seed: of the order, the distortions' random draws and the crops.
         distortions: KADID's numbers of those to use.
         generator: ``published``, KADID-10k's own functions, or ``clipped``, see `milo_restore.data.kadid`.
+        quarantine: references that cannot be read go there, and another one stands in; None: it is an error.
 
     Raises:
         ConfigError: a side below 16, no such distortion or generator, or more distortions each than there are.
@@ -104,6 +107,7 @@ class DistortedPairs(Dataset[dict[str, Any]]):
         seed: int = 0,
         distortions: Sequence[int] = ALL_DISTORTIONS,
         generator: GeneratorName = "published",
+        quarantine: Quarantine | None = None,
     ) -> None:
         if not references:
             raise DataError("no reference images to distort")
@@ -120,6 +124,8 @@ class DistortedPairs(Dataset[dict[str, Any]]):
         self.distortions, self.generator = tuple(distortions), generator
         # Workers get a copy each; small sets stay decoded in memory, large ones pass through.
         self._read = functools.lru_cache(maxsize=1024)(self._read_square)
+        self.quarantine = quarantine
+        self._picker = Picker(_Squares(self), seed, quarantine)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_read"}
@@ -166,6 +172,15 @@ class DistortedPairs(Dataset[dict[str, Any]]):
         epoch, place = divmod(position, len(self))
         return self.pair(int(epoch_order(self.seed, epoch, len(self))[place]))
 
+    def sound_at(self, position: int) -> Pair:
+        """The pair at ``position``; where its reference cannot be read, with another one in its place.
+
+        Raises:
+            DataError: it cannot be read, and there is no quarantine.
+        """
+        pair = self.at(position)
+        return pair._replace(reference=self._picker.pick(pair.reference, 0, "replacement", position)[0])
+
     def square_of(self, reference: int) -> NDArray[np.uint8]:
         """A reference image's square, (square, square, 3) uint8. Not to be written to.
 
@@ -196,7 +211,7 @@ class DistortedPairs(Dataset[dict[str, Any]]):
             DataError: an image cannot be read.
             ConfigError: the patch is larger than the square.
         """
-        pair = self.at(key[2])
+        pair = self.sound_at(key[2])
         rows, columns = self._window(key)
         image, reference = (to_tensor(side[rows, columns]) for side in self.images(pair))
         return {"image": image, "reference": reference, "name": self.name(pair)}
@@ -204,7 +219,7 @@ class DistortedPairs(Dataset[dict[str, Any]]):
     def reference_crop(self, key: SampleKey) -> NDArray[np.uint8]:
         """The reference of the sample under ``key``, (p, p, 3) uint8, without the work of distorting it."""
         rows, columns = self._window(key)
-        return self.square_of(self.at(key[2]).reference)[rows, columns]
+        return self.square_of(self.sound_at(key[2]).reference)[rows, columns]
 
     def _window(self, key: SampleKey) -> tuple[slice, slice]:
         step, index, _, patch = key
@@ -225,3 +240,22 @@ class DistortedPairs(Dataset[dict[str, Any]]):
         rng = keyed_rng(self.seed, "view", number)
         top, left = (int(rng.integers(side - self.square + 1)) for side in image.shape[:2])
         return np.ascontiguousarray(image[top : top + self.square, left : left + self.square])
+
+
+class _Squares(Source):
+    """The references of pairs, as squares."""
+
+    def __init__(self, pairs: DistortedPairs) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs.references)
+
+    def path(self, number: int) -> str:
+        """The file, or the name of an image in memory."""
+        reference = self.pairs.references[number]
+        return str(reference) if isinstance(reference, Path) else reference[0]
+
+    def read(self, number: int) -> Item:
+        """The square."""
+        return Item(self.pairs.reference_name(number), self.pairs.square_of(number))

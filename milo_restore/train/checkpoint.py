@@ -5,6 +5,7 @@ checkpoint-000500/
   optimizer.pt        AdamW's state, and the loss scaler's under fp16
   ema.safetensors     the averaged weights, where they are kept
   state.json          the step, and the settings that must not change on resume
+  quarantine.jsonl    the files that cannot be trained on, where any were found
   manifest.json       size and sha256 of each file above, and a digest of its own
 """
 
@@ -29,7 +30,7 @@ replace_file = partial(write.replace_file, then=_RESUME)
 writing = partial(write.writing, then=_RESUME)
 verify = partial(manifest.verify, mend="Resume from an intact checkpoint (--resume latest finds the newest)")
 
-_BELOW = ("samples", "eval")  # where a run's pictures and tables are written, folders below included
+_BELOW = ("samples", "eval", "images.index")  # where pictures, tables and lists are written, folders below included
 _NAME = re.compile(r"checkpoint-(\d{6,})")
 
 

@@ -25,6 +25,7 @@ class RunArguments:
         output: the run folder.
         resume: ``latest``, the path of a checkpoint, or None for a fresh start.
         dry_run: build everything, check every path and key, train nothing.
+        decode: with that, decode every training image.
         changes: keys of ``--change``, which may differ from the run that is gone on with.
     """
 
@@ -32,6 +33,7 @@ class RunArguments:
     resume: str | None
     dry_run: bool
     changes: tuple[str, ...] = ()
+    decode: bool = False
 
 
 def run_recipe(
@@ -67,6 +69,9 @@ def run_recipe(
                         help="with --resume: go on with another value than the run began with, on record; without a "
                              "value, of what follows from others, such as the images' hash")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="check configuration, data and weights; train nothing")
+    parser.add_argument(
+        "--decode", action="store_true", help="with --dry-run: decode all training images, name bad ones"
+    )
     arguments = parser.parse_args(argv)
     output = arguments.output or Path("runs") / arguments.config.stem
     overrides, changes = ([item for group in groups for item in group] for groups in (arguments.overrides,
@@ -75,10 +80,12 @@ def run_recipe(
     def act() -> int:
         if changes and arguments.resume is None:
             raise ConfigError("changes a run that is gone on with", where="--change", mend="Add --resume latest")
+        if arguments.decode and not arguments.dry_run:
+            raise ConfigError("is a part of a dry run", where="--decode", mend="Add --dry-run")
         config = load_config(schema, arguments.config, [*overrides, *(item for item in changes if "=" in item)])
         keys = tuple(item.partition("=")[0] for item in changes)
         try:
-            return main(config, RunArguments(output, arguments.resume, arguments.dry_run, keys))
+            return main(config, RunArguments(output, arguments.resume, arguments.dry_run, keys, arguments.decode))
         except Diverged as error:
             raise error.with_command(sys.argv if argv is None else [sys.argv[0], *argv]) from error
 

@@ -12,16 +12,21 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from milo_restore.errors import MiloRestoreError
+from milo_restore.files.quarantine import Quarantine
 from milo_restore.train.schedule import Key, key_lists, micro_batches, stage_of
 from milo_restore.train.settings import TrainSettings
 
 
 class MicroBatch(NamedTuple):
-    """A collated micro-batch, its keys, and its share of the step's effective batch."""
+    """A collated micro-batch, its keys, its share of the step's effective batch, and what making it brought to light.
+
+    ``found`` are paths and reasons of files that cannot be trained on, see `milo_restore.files.quarantine`.
+    """
 
     batch: dict[str, Any]
     keys: list[Key]
     share: float
+    found: Sequence[tuple[str, str]] = ()
 
     def names(self) -> list[str]:
         """Names of its samples in a message: ``batch["name"]``, or else their positions in the run."""
@@ -35,15 +40,17 @@ class _KeyedLists(Dataset[Any]):
     def __init__(self, data: Any) -> None:
         self.data = data
 
-    def __getitems__(self, keys: Sequence[Key]) -> list[Any] | MiloRestoreError:
+    def __getitems__(self, keys: Sequence[Key]) -> tuple[list[Any], list[tuple[str, str]]] | MiloRestoreError:
+        quarantine: Quarantine | None = getattr(self.data, "quarantine", None)
         try:
-            return [self.data[key] for key in keys]
+            samples = [self.data[key] for key in keys]
         except MiloRestoreError as error:
             return error
+        return samples, [] if quarantine is None else quarantine.drain()
 
 
-def _collate(samples: list[Any] | MiloRestoreError) -> Any:
-    return samples if isinstance(samples, MiloRestoreError) else default_collate(samples)
+def _collate(fetched: Any) -> Any:
+    return fetched if isinstance(fetched, MiloRestoreError) else (default_collate(fetched[0]), fetched[1])
 
 
 def _start_worker(worker: int) -> None:
@@ -88,11 +95,12 @@ def feed(
             whole = stage_of(step, settings)[0].batch
             parts = []
             for keys in micro_batches(step, settings, process, processes):
-                batch = next(batches)
-                if isinstance(batch, MiloRestoreError):
-                    raise batch
+                fetched = next(batches)
+                if isinstance(fetched, MiloRestoreError):
+                    raise fetched
+                batch, found = fetched
                 batch.setdefault("position", torch.tensor([key.position for key in keys]))
-                parts.append(MicroBatch(batch, keys, len(keys) / whole))
+                parts.append(MicroBatch(batch, keys, len(keys) / whole, found))
             yield step, parts
     finally:
         # Now, and not when the garbage collector finds them: a traceback would keep the workers alive.

@@ -31,6 +31,7 @@ class Outcome:
     stop: bool  # whether any process was asked to stop
     skipped: str | None  # "loss" or "gradient": not finite, nothing changed; "overflow": fp16's scale was too high
     parts: dict[str, float]  # what the recipe reports besides the loss, means over the effective batch
+    found: bool = False  # whether any process met a file that cannot be trained on
 
 
 def take_step(
@@ -63,13 +64,14 @@ def take_step(
     norm = accelerator.clip_grad_norm_(state.parameters, settings.clip_norm or math.inf)
 
     mean = torch.stack([loss * batch.share for loss, batch in zip(losses, batches)]).sum()
-    flag = torch.tensor(float(stop()), device=mean.device)
+    flags = torch.tensor([float(stop()), float(any(batch.found for batch in batches))], device=mean.device)
     # The one exchange and the one wait for the device per step: all that is reported, together.
-    shares = [mean, norm.to(mean), flag, *(part.to(mean) for part in parts.values())]
-    loss, norms, stops, *means = accelerator.reduce(torch.stack(shares), "sum").tolist()
+    shares = [mean, norm.to(mean), *flags, *(part.to(mean) for part in parts.values())]
+    loss, norms, stops, finds, *means = accelerator.reduce(torch.stack(shares), "sum").tolist()
     reported = dict(zip(parts, means))
-    outcome = Outcome(loss, norms / accelerator.num_processes, stops > 0, _skipped(state, loss, norms), reported)
-    if outcome.skipped or not update:
+    skipped = _skipped(state, loss, norms)
+    outcome = Outcome(loss, norms / accelerator.num_processes, stops > 0, skipped, reported, finds > 0)
+    if skipped or not update:
         with torch.no_grad():
             for buffer, before in zip(state.module.buffers(), buffers):
                 buffer.copy_(before)

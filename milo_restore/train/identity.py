@@ -16,7 +16,7 @@ from milo_restore.files.hashes import text_sha256
 from milo_restore.train.settings import TrainSettings
 
 # What may change between a run and its continuation without changing the result.
-_FREE = {"accumulation", "workers", "deterministic", "trackers", "max_bad_steps", "keep_checkpoints"}
+_FREE = {"accumulation", "workers", "deterministic", "trackers", "max_bad_steps", "max_bad_files", "keep_checkpoints"}
 _FREE |= {"compile", "channels_last"} | {f"{what}_every" for what in ("log", "evaluate", "sample", "checkpoint")}
 _SETTINGS = "training."  # the section of a recipe's configuration that `TrainSettings` are
 _SHOWN = 60  # characters of a value

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import save_model
 from torch import nn
 
-from milo_restore.errors import ConfigError, NumericsError, listed
+from milo_restore.errors import ConfigError, DataError, NumericsError, listed
 from milo_restore.files.lock import FolderLock
 from milo_restore.files.write import settle
 from milo_restore.processes import gather, on_main
-from milo_restore.train import best, checkpoint, health, identity
+from milo_restore.train import bad_files, best, checkpoint, health, identity
 from milo_restore.train.diverged import Diverged
 from milo_restore.train.feed import MicroBatch, feed
 from milo_restore.train.guard import Outcome, Step, culprits, take_step
@@ -104,7 +104,8 @@ def fit(
             beside the loss, and is watched together with ``milo``, see `milo_restore.train.watch`. It calls the model
             it is given, once, and not one from outside.
         data: ``data[key]`` gives a dict; a key unpacks as ``step, index, position, patch``. Collated samples arrive
-            in ``step`` on the right device, with ``batch["position"]`` (int64) for keyed random numbers.
+            in ``step`` on the right device, with ``batch["position"]`` (int64) for keyed random numbers. Where it has
+            a ``quarantine`` (`milo_restore.files.quarantine`), files that cannot be trained on are passed over.
         settings: the run's.
         output: the run folder. One process writes there: a second run is refused as long as the first one lives.
         resume: None: a fresh run, refused where the folder holds one already. ``"latest"``: the newest intact
@@ -124,6 +125,7 @@ def fit(
     Raises:
         ConfigError: a folder already in use, a setting changed on resume, a batch too small to split.
         WeightsError: a damaged checkpoint named by path, or none intact.
+        DataError: more files than ``max_bad_files`` lets pass cannot be trained on; the state is saved.
         NumericsError: ``max_bad_steps`` steps in a row with a non-finite loss or gradient. Where other samples can be
             trained on, the state is saved. Where the weights have diverged, it is not, and the checkpoints that hold
             them are renamed: ``"latest"`` is then the newest one after which a step was finite.
@@ -141,7 +143,8 @@ def fit(
         stack.callback(lock.release)
         source, notes = on_main(lambda: open_folder(output, resume, lock))
         values = None if config is None else identity.flattened(config, free)
-        state = TrainingState(model, settings, accelerator, record.get("fixed", {}), values)
+        quarantine = getattr(data, "quarantine", None)
+        state = TrainingState(model, settings, accelerator, record.get("fixed", {}), values, quarantine)
         stack.callback(state.release)
         if source is not None:
             notes += state.read(source, changes)
@@ -158,6 +161,8 @@ def fit(
             )
         for note in notes:
             journal.say(note)
+        bad_files.start(state, journal, output)
+        bad_files.check(state, settings, output)
         run = _Run(state, journal, settings, output, evaluate, sample, curriculum, lower_better or {})
         stack.enter_context(deterministic(settings.deterministic))
         signals = stack.enter_context(StopSignals())
@@ -193,6 +198,7 @@ def _train(run: _Run, step: Step, data: Any, last: int, signals: StopSignals) ->
             else:
                 state.bad_steps, state.sound = 0, number
             _log(run, outcome)
+            _pass_over(run, outcome, batches)
             # One process need not wait for the next exchange to know that it was asked to stop.
             stop = number < last and (outcome.stop or (processes == 1 and bool(signals.received)))
             if stop:
@@ -210,6 +216,19 @@ def _train(run: _Run, step: Step, data: Any, last: int, signals: StopSignals) ->
                 run.journal.say(f"ending after step {number}: of {settings.keep_best} {state.waiting}")
             if stop or over:
                 return
+
+
+def _pass_over(run: _Run, outcome: Outcome, batches: list[MicroBatch]) -> None:
+    """Put on record what cannot be trained on; stop the run, which can be gone on with, where it is too much."""
+    if not outcome.found:
+        return
+    bad_files.record(run.state, run.journal, run.output, batches)
+    try:
+        bad_files.check(run.state, run.settings, run.output)
+    except DataError:
+        if not run.state.bad_steps:
+            _save(run)
+        raise
 
 
 def _report_skipped(

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.files.lock import FolderLock
+from milo_restore.files.quarantine import QUARANTINE
 from milo_restore.train import checkpoint
 
 ENVIRONMENT = "env.json"
 """The record that tells a run's folder from others: the first file that a run writes."""
-_WRITTEN = ("config.yaml", "metrics.jsonl", "run.json", "samples", "logs", "eval")
+_WRITTEN = ("config.yaml", "metrics.jsonl", "run.json", QUARANTINE, "samples", "logs", "eval")
 
 
 def open_folder(output: Path, resume: str | Path | None, lock: FolderLock) -> tuple[Path | None, list[str]]:

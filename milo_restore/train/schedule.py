@@ -50,6 +50,14 @@ def stage_of(step: int, settings: TrainSettings) -> tuple[Stage, int]:
     raise IndexError(f"step {step} lies beyond the last one, {before}")
 
 
+def drawn(step: int, settings: TrainSettings) -> int:
+    """Samples drawn up to the end of ``step``."""
+    if step == 0:
+        return 0
+    stage, before = stage_of(step, settings)
+    return before + stage.batch
+
+
 def micro_batches(step: int, settings: TrainSettings, process: int, processes: int) -> list[list[Key]]:
     """The keys of one step that one of ``processes`` processes handles, one list per micro-batch.
 

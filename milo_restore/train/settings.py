@@ -59,6 +59,7 @@ class TrainSettings:
     keep_checkpoints: int | None = 2  # older ones are deleted once a new one is published; null: keep all
     trackers: tuple[str, ...] = ("tensorboard",)  # any that Accelerate knows, such as wandb
     max_bad_steps: int = 3  # stop after so many steps in a row with a non-finite loss or gradient
+    max_bad_files: float = 0.1  # stop where more than this share of the files looked at cannot be trained on; 0: none
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -71,6 +72,8 @@ class TrainSettings:
             _at_least(name, getattr(self, name), 0)
         if self.constant_steps is not None:
             _at_least("constant_steps", self.constant_steps, 0)
+        if not 0 <= self.max_bad_files <= 1:
+            raise ValueError(f"max_bad_files is a share from 0 to 1, got {self.max_bad_files}")
         self._check_schedule()
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
@@ -88,6 +91,11 @@ class TrainSettings:
             raise ValueError(f"keep_best: {self.keep_best} needs evaluate_every: a number of steps")
         if self.stop is not None and self.keep_best is None:
             raise ValueError(f"stop: {self.stop} needs keep_best: the number whose best ends the run")
+
+    @property
+    def largest_patch(self) -> int:
+        """The largest side of a stage's crops, in pixels."""
+        return max(stage.patch for stage in self.stages)
 
     @property
     def steps(self) -> int:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
 from milo_restore.errors import ConfigError, WeightsError
+from milo_restore.files.quarantine import QUARANTINE, Quarantine, as_lines, read_faults
 from milo_restore.train import identity
 from milo_restore.train.settings import TrainSettings
 from milo_restore.train.waiting import Waiting
@@ -33,6 +34,7 @@ class TrainingState:
         accelerator: the run's.
         fixed: further entries of the fingerprint, such as the loss and the checksums of the metric's weights.
         config: the recipe's configuration by keys, see `milo_restore.train.identity.flattened`; None: there is none.
+        quarantine: the data's; None: it has none.
 
     Raises:
         ConfigError: nothing to train, or an optimiser that this machine does not have.
@@ -45,12 +47,14 @@ class TrainingState:
         accelerator: Accelerator,
         fixed: Mapping[str, Any],
         config: Mapping[str, Any] | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
         self.step = 0
         self.bad_steps = 0  # skipped steps in a row
         self.sound = 0  # the last step whose loss and gradient were finite
         self.lineage: list[dict[str, Any]] = []  # changes of the run on its way: {"after": step, "changed": {...}}
         self.waiting = Waiting()
+        self.quarantine = Quarantine() if quarantine is None else quarantine
         self.accelerator = accelerator
         # As given, never compiled or distributed, so that its keys are its own; accelerate replaces its forward when it
         # mixes precisions.
@@ -107,6 +111,8 @@ class TrainingState:
         if self.ema is not None:
             averages = zip(self.names, self.ema.shadow_params)
             save_file({name: value.contiguous() for name, value in averages}, str(folder / "ema.safetensors"))
+        if bad := self.quarantine.faults(self.step):
+            (folder / QUARANTINE).write_text(as_lines(bad), encoding="utf-8")
         counters: dict[str, Any] = {"step": self.step, "bad_steps": self.bad_steps, "sound": self.sound}
         if "stop" in self.fingerprint:
             counters["waiting"] = dataclasses.asdict(self.waiting)
@@ -158,6 +164,7 @@ class TrainingState:
         self.sound = state.get("sound", self.step - self.bad_steps)
         self.waiting = Waiting(**state.get("waiting", {}))
         self.lineage = list(state.get("changes", []))
+        self.quarantine.take_over(read_faults(folder / QUARANTINE))
         if found:
             self.lineage.append({"after": self.step, "changed": found})
         return notes + [f"changed {line}" for line in identity.told(self.lineage)]

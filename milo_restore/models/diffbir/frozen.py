@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -53,6 +53,7 @@ class Frozen:
     context: Tensor  # embedding of the training's prompt, (1, L, D)
     controlnet: IRControlNet | None  # the base's own
     name: str  # of the base
+    speaker: Prompts | None = None  # embeds the training images' captions, where they are shown
 
     @torch.no_grad()
     def encode(self, degraded: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -67,6 +68,12 @@ class Frozen:
             "deviation": clean.std * self.scale,
             "condition": condition * self.scale,
         }
+
+    def contexts(self, batch: Mapping[str, Any]) -> Tensor:
+        """Embeddings of what a batch is shown: of its captions, (N, L, D), or of the training's prompt, (1, L, D)."""
+        if self.speaker is None or "text" not in batch:
+            return self.context
+        return self.speaker.embed_batch(batch["text"]).to(self.context)
 
     def encode_in_parts(self, degraded: Tensor, target: Tensor, size: int = 4) -> dict[str, Tensor]:
         """`encode`, so many images at a time, wherever they are."""
@@ -140,6 +147,7 @@ def load_frozen(
     unet_dtype: torch.dtype = torch.float32,
     gradient_checkpointing: bool = False,
     embeddings: str | None = None,
+    captions: bool = False,
 ) -> Frozen:
     """VAE and cleaner in float32, as DiffBIR has them, and the UNet. The text encoder speaks once, and is dropped.
 
@@ -151,6 +159,7 @@ def load_frozen(
         unet_dtype: the UNet's precision.
         gradient_checkpointing: of the UNet, which the gradient passes through on its way to the control.
         embeddings: a cache's folder, for the text encoder's answers.
+        captions: keep the text encoder, for the training images' captions.
 
     Raises:
         ConfigError: the cleaner changes sizes.
@@ -166,7 +175,8 @@ def load_frozen(
         parts.unet.enable_gradient_checkpointing()
     spoken = _embeddings(texts, parts.prompts, embeddings)
     prompts = StoredPrompts({text: spoken[text][0].cpu() for text in texts})
-    return Frozen(parts.vae, parts.unet, first, prompts, spoken[texts[0]].to(device), parts.controlnet, base)
+    context, speaker = spoken[texts[0]].to(device), parts.prompts if captions else None
+    return Frozen(parts.vae, parts.unet, first, prompts, context, parts.controlnet, base, speaker)
 
 
 def _embeddings(texts: Sequence[str], prompts: Prompts, cache: str | None) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +85,19 @@ class Prompts(ABC):
             self._known[text] = self._embed(text).to(self.device, self.dtype)
         return self._known[text]
 
+    @torch.no_grad()
+    def embed_batch(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings of captions that training shows once, (N, L, ``width``): they are not kept.
+
+        What is longer than the encoder reads is cut as in `embed`, and not said for each of millions.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return self._embed_all(texts).to(self.device, self.dtype)
+
+    def _embed_all(self, texts: Sequence[str]) -> Tensor:
+        return torch.cat([self._embed(text) for text in texts])
+
     @abstractmethod
     def _embed(self, text: str) -> Tensor: ...
 
@@ -116,19 +129,26 @@ class EncodedPrompts(Prompts):
         self.tokenizer = tokenizer
 
     def _embed(self, text: str) -> Tensor:
+        return self._embed_all([text])
+
+    def _embed_all(self, texts: Sequence[str]) -> Tensor:
+        tokens = torch.cat([self._tokens(text) for text in texts])
+        embeddings: Tensor = self.encoder(tokens.to(self.device))[0]
+        return embeddings
+
+    def _tokens(self, text: str) -> Tensor:
         length = self.encoder.config.max_position_embeddings
-        tokens = self.tokenizer(text, padding="max_length", max_length=length, return_tensors="pt").input_ids
+        tokens: Tensor = self.tokenizer(text, padding="max_length", max_length=length, return_tensors="pt").input_ids
         if tokens.shape[1] > length:
             # As OpenCLIP's tokenizer does it: the end stands in place of the last token that there is room for.
             lost = tokens[0, length - 1 : -1]
             warnings.warn(
                 f"a prompt of {tokens.shape[1] - 2} tokens is cut to the {length - 2} that the text encoder reads: "
                 f"{self.tokenizer.decode(lost).strip()[:60]!r} is not read",
-                stacklevel=3,
+                stacklevel=5,
             )
             tokens = torch.cat([tokens[:, : length - 1], tokens[:, -1:]], dim=1)
-        embedding: Tensor = self.encoder(tokens.to(self.device))[0]
-        return embedding
+        return tokens
 
 
 class StoredPrompts(Prompts):
