@@ -11,6 +11,8 @@ decoded. Ctrl-C saves and stops; the same command with ``--resume latest`` goes 
 
 from __future__ import annotations
 
+import milo_restore.interrupt  # noqa: F401  isort: skip  first: what follows takes seconds
+
 import json
 import sys
 from dataclasses import dataclass, field
@@ -42,8 +44,8 @@ SMALLEST = 128  # pixels along a side of a window: LatentMILO's 16 cells
 class Network:
     """Size of the network: 0.5 M parameters at 32 channels."""
 
-    width: int = 64
-    blocks: int = 6
+    width: int = 64  # channels of the features
+    blocks: int = 6  # residual blocks of two convolutions each
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 class Tested:
     """Folders of further data sets that the trained metric is tested on, beside KADID's 20 %."""
 
-    csiq: str | None = None
-    tid2013: str | None = None
-    pipal: str | None = None
+    csiq: str | None = None  # folder of CSIQ
+    tid2013: str | None = None  # folder of TID2013
+    pipal: str | None = None  # folder of PIPAL
 
 
 def learn_opinions(config: Config, run: RunArguments) -> int:

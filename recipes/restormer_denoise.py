@@ -41,11 +41,11 @@ MASK_TOP = 1.0  # of (0, 4), where the colours of the pictures' masks end: a mas
 class Data:
     """Training and test images: named data sets, ``photographs`` (scikit-image's; no download), or folders."""
 
-    train: tuple[str, ...] = ("photographs",)
-    test: tuple[str, ...] = ("held-out-photographs",)
+    train: tuple[str, ...] = ("photographs",)  # named data sets, photographs, or folders of images
+    test: tuple[str, ...] = ("held-out-photographs",)  # the same; nothing of them is trained on
     root: str | None = None  # where named data sets lie; null: MILO_RESTORE_ASSETS, then the cache
     sigma: float | tuple[float, float] = 25.0  # noise in 8-bit units; [0, 50] trains a blind denoiser
-    test_sigmas: tuple[float, ...] = (25.0,)
+    test_sigmas: tuple[float, ...] = (25.0,)  # noise levels of the test images, in 8-bit units
     test_side: int | None = None  # centre squares of the test images, in pixels; null: whole images
     mixup: bool = False  # Beta(1.2, 1.2) on half of the steps, as in Restormer's published denoising configurations
     quick_images: int = 8  # images per evaluation during training; the final one takes all
@@ -59,14 +59,14 @@ class Data:
 class Network:
     """Restormer's constructor arguments, as in the published YAML files."""
 
-    dim: int = 48
-    num_blocks: tuple[int, ...] = (4, 6, 6, 8)
-    num_refinement_blocks: int = 4
-    heads: tuple[int, ...] = (1, 2, 4, 8)
-    ffn_expansion_factor: float = 2.66
-    bias: bool = False
-    LayerNorm_type: str = "BiasFree"
-    gradient_checkpointing: bool = False
+    dim: int = 48  # channels at full size; twice as many at each smaller one
+    num_blocks: tuple[int, ...] = (4, 6, 6, 8)  # transformer blocks at each of the four sizes
+    num_refinement_blocks: int = 4  # transformer blocks behind the decoder
+    heads: tuple[int, ...] = (1, 2, 4, 8)  # attention heads at each size
+    ffn_expansion_factor: float = 2.66  # hidden channels of the feed-forward parts, as a multiple
+    bias: bool = False  # of the convolutions
+    LayerNorm_type: str = "BiasFree"  # or WithBias
+    gradient_checkpointing: bool = False  # computes activations again in the backward pass: less memory, more time
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Config:
     network: Network = field(default_factory=Network)
     loss: LossSettings = field(default_factory=LossSettings)
     training: TrainSettings = field(default_factory=TrainSettings)
-    # Any of milo-restore evaluate; also as curves, and keep_best may name one.
+    # any of milo-restore evaluate; also as curves, and keep_best may name one
     metrics: tuple[str, ...] = ("psnr", "ssim", "milo")
 
 

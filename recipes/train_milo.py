@@ -63,7 +63,7 @@ from milo_restore.train.guard import Step
 class Data:
     """Photographs to distort: a folder, searched with all folders below it, or ``photographs`` (scikit-image's)."""
 
-    train: str = "photographs"
+    train: str = "photographs"  # a folder, searched with all below it, a named data set, or photographs
     references: int | str | None = None  # 10k: with all 25 x 5 distortions; 100k*8: with 8 random ones each; null: all
     views: int | None = (
         None  # beyond the paper: so many unscaled squares from random places of each in place of its centre
@@ -86,7 +86,7 @@ class Data:
 class Config:
     """The whole training."""
 
-    domain: Literal["image", "latent"] = "image"
+    domain: Literal["image", "latent"] = "image"  # what the trained metric compares
     teacher: str | tuple[str, ...] = "official"  # ensemble, official, mini, a list of metrics; or opinions: people
     student: str = "milo"  # teacher: opinions: or an E-metric, such as e-ssim or e-lpips
     maps: str = "own-scaler"  # metric to MOS: own-scaler; kadid, logistics fitted on its training split; or their file

@@ -42,8 +42,8 @@ CELL = 8  # pixels along a side of one latent cell
 class Data:
     """Photographs: ``photographs``, ``held-out-photographs``, named data sets, or folders."""
 
-    train: str = "photographs"
-    validation: str = "held-out-photographs"
+    train: str = "photographs"  # photographs, a named data set, or a folder
+    validation: str = "held-out-photographs"  # the same, for the evaluations
     validation_side: int = 128  # side of the centre crops that the evaluations look at, in pixels
     crops: int = 600  # unet, control: crops that are encoded before training
     crop: int = 256  # their side, in pixels
@@ -53,7 +53,7 @@ class Data:
 class Config:
     """One part's training."""
 
-    part: Literal["vae", "unet", "cleaner", "control"] = "vae"
+    part: Literal["vae", "unet", "cleaner", "control"] = "vae"  # which to train; each needs those before it
     world: str = "runs/tiny_world"  # folder of the world: earlier parts are read from it, the trained part goes there
     kl_weight: float = 3e-4  # vae: weight of the KL divergence per latent element beside the MSE on [-1, 1]
     degradation: str = "noise"  # cleaner, control: which one to undo, by its name in milo_restore.data.degrade

@@ -36,7 +36,7 @@ FACE_ROWS, FACE_COLUMNS = slice(0, 256), slice(96, 352)  # of scikit-image's ast
 class DegradedData:
     """The images to train and test on: named data sets, ``photographs`` (scikit-image's; no download), or folders."""
 
-    train: tuple[str, ...] = ("photographs",)
+    train: tuple[str, ...] = ("photographs",)  # named data sets, photographs, or folders with all below them
     test: tuple[str, ...] = ("held-out-photographs",)  # astronaut-face: the face in one of the photographs
     leave_out: tuple[str, ...] = ()  # file names that are not trained on
     root: str | None = None  # where named data sets lie; null: MILO_RESTORE_ASSETS, then the cache
