@@ -1,7 +1,7 @@
 """The reference of a recipe's keys, made from its configuration classes: as text, and as a JSON schema for editors.
 
-A key's meaning is what stands beside its field in the class: the comment behind it, the comment lines right above it, or
-its line under ``Attributes:``. So there is no second list to keep in step.
+A key's meaning is what stands beside its field in the class: the comment behind it, the comment lines right above it,
+or its line under ``Attributes:``. So there is no second list to keep in step.
 """
 
 from __future__ import annotations

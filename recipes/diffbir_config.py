@@ -95,7 +95,7 @@ def planned(config: Config, output: Path, processes: int) -> Config:
 
 
 def main(config: Config, run: RunArguments) -> int:
-    """The recipes' `diffbir.main`; diffusers takes seconds to import, which --help and a mistyped key need not wait for."""
+    """Run `diffbir.main`, for which --help and a mistyped key need not wait: diffusers takes seconds to import."""
     from diffbir import main as train
 
     return train(config, run)

@@ -71,7 +71,8 @@ def test_a_key_has_what_stands_beside_it():
     [
         ("names: x", True), ("names: [x, y]", True), ("names: [1]", False), ("kind: c", False), ("pair: [1, 2]", True),
         ("pair: null", True), ("pair: [1]", False), ("parts: [{steps: 1}]", True), ("parts: [{other: 1}]", False),
-        ("parts: {steps: 1}", False), ("one: {steps: 1, far: 2}", False), ("one: {steps: 1.5}", False), ("far: 1", False),
+        ("parts: {steps: 1}", False), ("one: {steps: 1, far: 2}", False), ("one: {steps: 1.5}", False),
+        ("far: 1", False),
     ],
 )  # fmt: skip
 def test_the_schema_takes_what_the_loader_takes(tmp_path, text, takes):

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``config``."""
     parser.description = (
         "Print every key of a recipe's configuration with type, default and meaning, as its classes have them. A YAML "
-        "file or --set KEY=VALUE sets a key. To be run in a clone of the repository. With --schema it is a JSON schema, "
+        "file or --set KEY=VALUE sets a key. To be run in a clone of the repository. With --schema: a JSON schema, "
         f"by which editors complete and check; {_EDITORS}PATH-TO-IT"
     )
     parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="its name or file; without one, the recipes' names")
