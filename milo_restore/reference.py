@@ -93,7 +93,7 @@ def _meanings(schema: type) -> dict[str, str]:
     said = _attributes(inspect.getdoc(schema) or "")
     for node in _class(source).body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            above = []
+            above: list[str] = []
             line = node.lineno - 1
             while line in alone:
                 above.insert(0, comments[line])

@@ -42,7 +42,7 @@ def main(config: Config, run: RunArguments) -> int:
     """One run, or the one with MSE and then this one."""
     config = planned(config, run.output, PartialState().num_processes)
     if run.dry_run:
-        return check(config)
+        return check(config, run)
     first = replace(run, output=run.output / "mse")
     code = 0
     if config.beside is not None and not (first.output / "run.json").is_file():
@@ -95,6 +95,8 @@ def train(config: Config, run: RunArguments) -> int:
         curriculum=None if config.loss.curriculum == "constant" else loss.position,
         record={"config": dump_config(config), "metrics": {metric.name: metric.weights for metric in metrics},
                 "fixed": {**used, **source, **fixed, "unet": module_sha256(frozen.unet)},
+                "about": {"data": f"{', '.join(config.data.train)}, degraded by {config.data.degradation}",
+                          "loss": f"{loss.label}, {loss.weights}"},
                 "free": ["data.root", "cache.folder", "licences"]},
         changes=run.changes,
     )  # fmt: skip

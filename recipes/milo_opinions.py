@@ -31,7 +31,7 @@ from milo_restore.teach.people import OpinionCrops, split_references
 from milo_restore.teach.students import Student, load_student
 from milo_restore.train import PartialState, fit
 from milo_restore.train.command import RunArguments
-from milo_restore.train.dry_run import look_at_all
+from milo_restore.train.dry_run import look_at_all, training_looks
 
 if TYPE_CHECKING:
     from train_milo import Config
@@ -50,7 +50,7 @@ def learn_opinions(config: Config, run: RunArguments) -> int:
     """Pairs with opinions, student, training, tests."""
     state, seed, device = PartialState(), config.training.seed, PartialState().device
     if run.dry_run:
-        return check(config)
+        return check(config, run)
     learned, validating, what = training_pairs(config)
     sets = {name: read() for name, read in test_sets(config).items()}
     samples = OpinionCrops(learned, seed)
@@ -69,7 +69,8 @@ def learn_opinions(config: Config, run: RunArguments) -> int:
     result = fit(
         model, step, samples, config.training, run.output,
         resume=run.resume, evaluate=evaluate, lower_better={"srcc": False, "plcc": False},
-        record={"config": dump_config(config), "fixed": used},
+        record={"config": dump_config(config), "fixed": used,
+                "about": {"data": f"{len(samples):,} pairs with opinions", "loss": "MSE of opinions"}},
     )  # fmt: skip
     if result.stopped:
         return 128 + (result.signal or 0)
@@ -100,7 +101,7 @@ def test_sets(config: Config) -> dict[str, Callable[[], list[OpinionPair]]]:
     return found | {name: lambda name=name, root=root: opinion_pairs(name, root) for name, root in roots.items()}
 
 
-def check(config: Config) -> int:
+def check(config: Config, run: RunArguments) -> int:
     """A dry run: read every table, look for every image, build the student; train nothing.
 
     Raises:
@@ -124,7 +125,7 @@ def check(config: Config) -> int:
     tests = {f"test on {name}": said(read) for name, read in test_sets(config).items()}
     return look_at_all({
         "training": lambda: f"{len(training_pairs(config)[0])} pairs of kadid-train", "validation": validation,
-        "student": student, **tests,
+        "student": student, **tests, **training_looks(config.training, run.output, run.resume, ("srcc", "plcc")),
     })  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from milo_restore import MILO, Restormer
 from milo_restore.config import dump_config
 from milo_restore.data import NoisyPatches, load_collection, write_png
 from milo_restore.data.image_sets import centre_crop, identity_of
+from milo_restore.data.noise import refuse_fraction
 from milo_restore.data.restoration_pairs import RestorationPair, noisy_pairs
 from milo_restore.files.write import replace_file
 from milo_restore.loss import LossSettings, MILOLoss, build_loss
@@ -33,6 +34,7 @@ from milo_restore.measure.restorer import given
 from milo_restore.models.denoise import denoise
 from milo_restore.train import PartialState, TrainSettings, fit
 from milo_restore.train.command import RunArguments, run_recipe
+from milo_restore.train.dry_run import first_samples, look_at_all, training_looks
 
 MASK_TOP = 1.0  # of (0, 4), where the colours of the pictures' masks end: a mask of leftover noise rarely passes 1
 
@@ -53,6 +55,8 @@ class Data:
     def __post_init__(self) -> None:
         if not (self.train and self.test and self.test_sigmas) or self.quick_images < 1:
             raise ValueError("train, test and test_sigmas need an entry each, and quick_images at least 1")
+        for sigma in (self.sigma, *self.test_sigmas):
+            refuse_fraction(max(sigma) if isinstance(sigma, tuple) else sigma)
 
 
 @dataclass(frozen=True)
@@ -81,15 +85,68 @@ class Config:
     metrics: tuple[str, ...] = ("psnr", "ssim", "milo")
 
 
-def main(config: Config, run: RunArguments) -> int:
-    """Data, network, loss, training, final evaluation."""
-    state, data = PartialState(), config.data
+def training_patches(config: Config) -> NoisyPatches:
+    """What is trained on.
+
+    Raises:
+        DataError: a data set is missing, or an image cannot be read.
+    """
+    data = config.data
     images = [image for name in data.train for image in load_collection(name, data.root)]
-    patches = NoisyPatches(images, sigma=data.sigma, seed=config.training.seed, mixup=data.mixup)
+    return NoisyPatches(images, sigma=data.sigma, seed=config.training.seed, mixup=data.mixup)
+
+
+def test_pairs(data: Data) -> dict[str, list[RestorationPair]]:
+    """What is measured, by set and noise level.
+
+    Raises:
+        DataError: as above.
+    """
     tests: dict[str, list[RestorationPair]] = {}
     for name in data.test:
         clean = [(file, centre_crop(image, data.test_side)) for file, image in load_collection(name, data.root)]
         tests |= {f"{name}, sigma {sigma:g}": noisy_pairs(clean, sigma) for sigma in data.test_sigmas}
+    return tests
+
+
+def check(config: Config, run: RunArguments) -> int:
+    """Load all that the configuration names, train nothing, and say all that is wrong, a line each.
+
+    Raises:
+        ConfigError: something is wrong.
+    """
+    state, settings = PartialState(), config.training
+    state.print(dump_config(config))
+
+    def loss() -> str:
+        built = build_loss(config.loss, settings.steps)
+        return config.loss.label + (f", {built.weights}" if isinstance(built, MILOLoss) else "")
+
+    def metrics() -> str:
+        found, _ = load_metrics(config.metrics, Protocol(), state.device, skip_unavailable=False)
+        return ", ".join(f"{metric.name} ({metric.weights})" for metric in found)
+
+    return look_at_all({
+        "data.train": lambda: first_samples(training_patches(config), settings),
+        "data.test": lambda: ", ".join(f"{name}: {len(pairs)}" for name, pairs in test_pairs(config.data).items()),
+        "network": lambda: f"{parameters(Restormer(**vars(config.network))):,} parameters",
+        "loss": loss,
+        "metrics": metrics,
+        **training_looks(settings, run.output, run.resume, config.metrics),
+    })  # fmt: skip
+
+
+def parameters(model: nn.Module) -> int:
+    """How many it has."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def main(config: Config, run: RunArguments) -> int:
+    """Data, network, loss, training, final evaluation."""
+    if run.dry_run:
+        return check(config, run)
+    state, data = PartialState(), config.data
+    patches, tests = training_patches(config), test_pairs(data)
     first = [pairs for name, pairs in tests.items() if name.endswith(f"sigma {data.test_sigmas[0]:g}")]
     quick = [pair for pairs in first for pair in pairs][: data.quick_images]
 
@@ -100,7 +157,12 @@ def main(config: Config, run: RunArguments) -> int:
     milo = next((metric.module for metric in metrics if isinstance(metric.module, MILO)), None)
     used = {"loss": config.loss.label, "loss_weights": str(loss.weights) if isinstance(loss, MILOLoss) else None}
     targets = [(pair.name, pair.target) for pairs in tests.values() for pair in pairs]
-    fixed = {**used, "images": identity_of(images), "test_images": identity_of(targets)}
+    fixed = {**used, "images": identity_of(patches.images), "test_images": identity_of(targets)}
+
+    about = {
+        "data": f"{len(patches)} images of {', '.join(data.train)}, sigma {data.sigma}; tested on {', '.join(tests)}",
+        "loss": config.loss.label + (f", {loss.weights}" if isinstance(loss, MILOLoss) else ""),
+    }
 
     def step(model: nn.Module, batch: dict[str, Any], number: int) -> tuple[Tensor, dict[str, Tensor]]:
         return loss.terms(model(batch["input"]), batch["target"], step=number)
@@ -117,10 +179,6 @@ def main(config: Config, run: RunArguments) -> int:
     def score(restore: Restore) -> dict[str, float]:
         return score_restorer(restore, quick, metrics, device=state.device, progress=False)
 
-    if run.dry_run:
-        measured = ", ".join(f"{metric.name} ({metric.weights})" for metric in metrics)
-        state.print(f"{dump_config(config)}# {used}, measured with {measured}")
-        return 0
     noisy = {f"input_{name}": value for name, value in score(given).items()}
     result = fit(
         model, step, patches, config.training, run.output,
@@ -130,7 +188,7 @@ def main(config: Config, run: RunArguments) -> int:
         lower_better={metric.name: metric.lower_better for metric in metrics},
         curriculum=loss.curriculum.position if isinstance(loss, MILOLoss) else None,
         record={"config": dump_config(config), "fixed": fixed, "free": ["data.root"],
-                "metrics": {m.name: m.weights for m in metrics}},
+                "metrics": {m.name: m.weights for m in metrics}, "about": about},
         changes=run.changes,
     )  # fmt: skip
     if result.stopped:

@@ -56,6 +56,7 @@ from milo_restore.teach.pairs import ALL_DISTORTIONS, DistortedPairs, find_refer
 from milo_restore.teach.student import MOSTraining, Predictions
 from milo_restore.train import PartialState, TrainSettings, fit
 from milo_restore.train.command import RunArguments, run_recipe
+from milo_restore.train.dry_run import first_samples, look_at_all, training_looks
 from milo_restore.train.guard import Step
 
 
@@ -115,6 +116,14 @@ class Config:
             raise ValueError("student and tested need teacher: opinions; milo-restore correlate tests any weights")
         if self.domain == "latent" and not (self.data.vae and self.data.cache):
             raise ValueError("domain: latent needs data.vae, a diffusers autoencoder, and data.cache, a folder")
+        self._check_patches()
+
+    def _check_patches(self) -> None:
+        for patch in (stage.patch for stage in self.training.stages):
+            if self.domain == "latent" and patch != self.data.square:
+                raise ValueError(f"latents are not cropped: a stage's patch must be data.square, {self.data.square}")
+            if self.teacher != "opinions" and patch > self.data.square:
+                raise ValueError(f"a patch of {patch} does not fit into squares of {self.data.square}, data.square")
 
     @property
     def guide(self) -> str | None:
@@ -229,18 +238,69 @@ def step_of(config: Config, teacher: PseudoMOS) -> Step:
     return step
 
 
-def main(config: Config, run: RunArguments) -> int:
-    """Pairs, teacher, metric, training, agreement."""
-    if config.teacher == "opinions":
-        return learn_opinions(config, run)
-    state, data, seed = PartialState(), config.data, config.training.seed
+def pairs_of(config: Config) -> tuple[DistortedPairs, DistortedPairs, Dataset[dict[str, Any]]]:
+    """Pairs to train on, pairs of other photographs to validate on, and the samples that training draws.
+
+    Raises:
+        DataError: a folder is missing, or holds too few images.
+    """
+    data, seed = config.data, config.training.seed
     images, each = references(data.train, config)
     others, _ = references(data.validation, config)
     options: dict[str, Any] = {"square": data.square, "distortions": data.distortions, "generator": data.generator}
     options["unscaled"] = data.views is not None
     pairs = DistortedPairs(images * (data.views or 1), one_each=each, seed=seed, **options)
     samples: Dataset[dict[str, Any]] = WithDenoisingErrors(pairs, data.noise) if data.noise else pairs
-    unseen = DistortedPairs(others, seed=seed + 1, **options)
+    return pairs, DistortedPairs(others, seed=seed + 1, **options), samples
+
+
+def check(config: Config, run: RunArguments) -> int:
+    """Load all that the configuration names, train nothing, and say all that is wrong, a line each.
+
+    Raises:
+        ConfigError: something is wrong.
+    """
+    state, data = PartialState(), config.data
+    state.print(dump_config(config))
+    spaces: list[LatentSpace] = []
+
+    def train() -> str:
+        images, each = references(data.train, config)
+        return f"{len(images):,} references, {each or 'all'} distortions of each"
+
+    def latents() -> str:
+        space = space_of(load_vae(str(data.vae), state.device), config)
+        assert space is not None  # noqa: S101  (there is a codec)
+        spaces.append(space)
+        return f"{space}, {space.channels} channels, VAE {data.vae}"
+
+    def start() -> str:
+        guide = None if config.guide is None else MILO.from_pretrained(config.guide)
+        return f"from {student(config, guide, spaces[0] if spaces else None)[1] or 'random weights'}"
+
+    def kadid() -> str:
+        return f"{len(opinion_pairs('kadid10k', str(data.kadid), 'kadid-train')):,} pairs with opinions"
+
+    looks: dict[str, Callable[[], object]] = {
+        "data.train": train,
+        "data.validation": lambda: f"{len(references(data.validation, config)[0]):,} references",
+        "samples": lambda: first_samples(pairs_of(config)[2], config.training),
+        "teacher": lambda: load_teacher(config, run).describe(),
+        **({} if data.vae is None else {"latents": latents}),
+        **({} if data.kadid is None else {"data.kadid": kadid}),
+        "student": start,
+    }  # fmt: skip
+    return look_at_all({**looks, **training_looks(config.training, run.output, run.resume)})
+
+
+def main(config: Config, run: RunArguments) -> int:
+    """Pairs, teacher, metric, training, agreement."""
+    if config.teacher == "opinions":
+        return learn_opinions(config, run)
+    if run.dry_run:
+        return check(config, run)
+    state, data = PartialState(), config.data
+    pairs, unseen, samples = pairs_of(config)
     teacher = load_teacher(config, run)
     codec = None if data.vae is None else load_vae(data.vae, state.device)
     encode, encoder, space = (
@@ -254,13 +314,11 @@ def main(config: Config, run: RunArguments) -> int:
     made_by = {"teacher": teacher.to_json(), "encoder": encoder}
     # None for the generator whose name older checkpoints lack.
     used = {**made_by, "start": started, "generator": None if data.generator == "clipped" else data.generator}
-    fixed = {**used, "images": identity_of(images), "test_images": identity_of(others)}
-    state.print(f"{len(pairs):,} pairs of {len(images):,} references; {teacher.describe()}")
+    images = pairs.references[: len(pairs.references) // (data.views or 1)]
+    fixed = {**used, "images": identity_of(images), "test_images": identity_of(unseen.references)}
+    about = {"data": f"{len(pairs):,} pairs of {data.train}", "teacher": teacher.describe(), "weights": f"{started}"}
     if space is not None:
-        state.print(f"latents: {space}, {space.channels} channels, VAE {data.vae}")
-    if run.dry_run:
-        state.print(dump_config(config))
-        return 0
+        about["latents"] = f"{space}, {space.channels} channels, VAE {data.vae}"
     if config.domain == "latent" and data.cache is not None:  # Config sees to it that it is
         share = (state.process_index, state.num_processes)
         samples = encode_pairs(
@@ -279,7 +337,7 @@ def main(config: Config, run: RunArguments) -> int:
         model, step_of(config, teacher), samples, config.training, run.output,
         resume=run.resume,
         evaluate=lambda _: evaluate(model.metric),  # fit holds this same model
-        record={"config": dump_config(config), "fixed": fixed, "free": ["data.cache"]},
+        record={"config": dump_config(config), "fixed": fixed, "free": ["data.cache"], "about": about},
         changes=run.changes,
     )  # fmt: skip
     if result.stopped:
