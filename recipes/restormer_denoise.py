@@ -26,12 +26,15 @@ from milo_restore.data import NoisyPatches, load_collection, write_png
 from milo_restore.data.image_sets import centre_crop, identity_of
 from milo_restore.data.noise import refuse_fraction
 from milo_restore.data.restoration_pairs import RestorationPair, noisy_pairs
+from milo_restore.errors import ConfigError
+from milo_restore.files.hashes import sha256_of
 from milo_restore.files.write import replace_file
 from milo_restore.loss import LossSettings, MILOLoss, build_loss
 from milo_restore.measure import Restore, comparison_table, evaluate_restorers, sample_picture, score_restorer
 from milo_restore.measure.metrics import Protocol, load_metrics
 from milo_restore.measure.restorer import given
 from milo_restore.models.denoise import denoise
+from milo_restore.models.trained import load_trained
 from milo_restore.train import PartialState, TrainSettings, fit
 from milo_restore.train.command import RunArguments, run_recipe
 from milo_restore.train.dry_run import first_samples, look_at_all, training_looks
@@ -61,8 +64,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Network:
-    """Restormer's constructor arguments, as in the published YAML files."""
+    """Restormer's constructor arguments, as in the published YAML files, and the weights to start from."""
 
+    # weights to start from: lite, lite-mae, a run folder or a file, such as a published Restormer's; null: random ones
+    pretrained: str | None = None
     dim: int = 48  # channels at full size; twice as many at each smaller one
     num_blocks: tuple[int, ...] = (4, 6, 6, 8)  # transformer blocks at each of the four sizes
     num_refinement_blocks: int = 4  # transformer blocks behind the decoder
@@ -109,6 +114,27 @@ def test_pairs(data: Data) -> dict[str, list[RestorationPair]]:
     return tests
 
 
+def build_network(settings: Network) -> tuple[Restormer, str | None]:
+    """The network, and its weights in words where it starts from some.
+
+    Raises:
+        WeightsError: they are missing, damaged, or no Restormer's.
+        ConfigError: they are of a network of another architecture.
+    """
+    arguments = {key: value for key, value in vars(settings).items() if key != "pretrained"}
+    model = Restormer(**arguments)
+    if settings.pretrained is None:
+        return model, None
+    trained, file = load_trained(settings.pretrained)
+    other = {key: value for key, value in trained.config.items() if value != model.config[key]}
+    if other:
+        what = f"is of another network: {', '.join(f'{key} {value}' for key, value in other.items())}"
+        same = " ".join(f"network.{key}={json.dumps(value, separators=(',', ':'))}" for key, value in other.items())
+        raise ConfigError(what, where=f"network.pretrained {settings.pretrained}", mend=f"Add --set {same}")
+    model.load_state_dict(trained.state_dict())
+    return model, f"{file} (sha256 {sha256_of(file)[:12]})"
+
+
 def check(config: Config, run: RunArguments) -> int:
     """Load all that the configuration names, train nothing, and say all that is wrong, a line each.
 
@@ -122,6 +148,10 @@ def check(config: Config, run: RunArguments) -> int:
         built = build_loss(config.loss, settings.steps)
         return config.loss.label + (f", {built.weights}" if isinstance(built, MILOLoss) else "")
 
+    def network() -> str:
+        model, weights = build_network(config.network)
+        return f"{parameters(model):,} parameters, from {weights or 'random weights'}"
+
     def metrics() -> str:
         found, _ = load_metrics(config.metrics, Protocol(), state.device, skip_unavailable=False)
         return ", ".join(f"{metric.name} ({metric.weights})" for metric in found)
@@ -129,7 +159,7 @@ def check(config: Config, run: RunArguments) -> int:
     return look_at_all({
         "data.train": lambda: first_samples(training_patches(config), settings),
         "data.test": lambda: ", ".join(f"{name}: {len(pairs)}" for name, pairs in test_pairs(config.data).items()),
-        "network": lambda: f"{parameters(Restormer(**vars(config.network))):,} parameters",
+        "network": network,
         "loss": loss,
         "metrics": metrics,
         **training_looks(settings, run.output, run.resume, config.metrics),
@@ -151,16 +181,17 @@ def main(config: Config, run: RunArguments) -> int:
     quick = [pair for pairs in first for pair in pairs][: data.quick_images]
 
     torch.manual_seed(config.training.seed)
-    model = Restormer(**vars(config.network))
+    model, started = build_network(config.network)
     loss = build_loss(config.loss, config.training.steps).to(state.device)
     metrics, _ = load_metrics(config.metrics, Protocol(), state.device, skip_unavailable=False)
     milo = next((metric.module for metric in metrics if isinstance(metric.module, MILO)), None)
     used = {"loss": config.loss.label, "loss_weights": str(loss.weights) if isinstance(loss, MILOLoss) else None}
     targets = [(pair.name, pair.target) for pairs in tests.values() for pair in pairs]
-    fixed = {**used, "images": identity_of(patches.images), "test_images": identity_of(targets)}
+    fixed = {**used, "pretrained": started, "images": identity_of(patches.images), "test_images": identity_of(targets)}
 
     about = {
         "data": f"{len(patches)} images of {', '.join(data.train)}, sigma {data.sigma}; tested on {', '.join(tests)}",
+        "weights": f"start from {started or 'random ones'}",
         "loss": config.loss.label + (f", {loss.weights}" if isinstance(loss, MILOLoss) else ""),
     }
 
