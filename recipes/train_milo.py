@@ -316,9 +316,9 @@ def main(config: Config, run: RunArguments) -> int:
     used = {**made_by, "start": started, "generator": None if data.generator == "clipped" else data.generator}
     images = pairs.references[: len(pairs.references) // (data.views or 1)]
     fixed = {**used, "images": identity_of(images), "test_images": identity_of(unseen.references)}
-    about = {"data": f"{len(pairs):,} pairs of {data.train}", "teacher": teacher.describe(), "weights": f"{started}"}
+    state.print(f"{len(pairs):,} pairs of {len(images):,} references; {teacher.describe()}")
     if space is not None:
-        about["latents"] = f"{space}, {space.channels} channels, VAE {data.vae}"
+        state.print(f"latents: {space}, {space.channels} channels, VAE {data.vae}")
     if config.domain == "latent" and data.cache is not None:  # Config sees to it that it is
         share = (state.process_index, state.num_processes)
         samples = encode_pairs(
@@ -337,7 +337,8 @@ def main(config: Config, run: RunArguments) -> int:
         model, step_of(config, teacher), samples, config.training, run.output,
         resume=run.resume,
         evaluate=lambda _: evaluate(model.metric),  # fit holds this same model
-        record={"config": dump_config(config), "fixed": fixed, "free": ["data.cache"], "about": about},
+        record={"config": dump_config(config), "fixed": fixed, "free": ["data.cache"],
+                "about": {"weights": f"start from {started or 'random ones'}"}},
         changes=run.changes,
     )  # fmt: skip
     if result.stopped:
