@@ -250,7 +250,7 @@ def check_assets() -> list[Finding]:
     for status in files.list_assets():
         if status.state in _THERE:
             findings.append(Finding("ok", f"{status.name} in {status.where}{_THERE[status.state]}"))
-        elif status.state == "missing" and files.can_fetch(status.name):
+        elif status.state == "missing" and status.note == f"Run 'milo-restore assets fetch {status.name}'":
             missing.append(status.name)
         else:
             findings.append(Finding("note", f"{status.name} is {status.state}", status.note))
