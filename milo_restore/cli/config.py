@@ -78,7 +78,11 @@ def config_of(recipe: Path) -> type[Any]:
     assert spec is not None  # noqa: S101  (its name ends in .py)
     assert spec.loader is not None  # noqa: S101
     module = sys.modules[recipe.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[recipe.stem]  # as Python's own import leaves no half of a module
+        raise
     found: Any = getattr(module, "Config", None)
     if not dataclasses.is_dataclass(found):
         raise ConfigError("has no configuration: no dataclass Config", where=recipe)
