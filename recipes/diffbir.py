@@ -160,6 +160,6 @@ def say(config: Config, run: RunArguments, results: dict[str, dict[str, Any]], w
             other = run.output / config.beside / "eval" / slug(name) / "restored" / "results.json"
             results[name] = {"mse": read_results(other), **found}
     print(comparison_table(results, words))
-    print(f"run folder: {run.output}; milo-restore report {run.output} --output report.html shows the pictures")
+    print(f"run folder: {run.output}; milo-restore report {run.output} --output runs/report.html shows pictures")
     if config.beside is None and config.loss.kind != "mse":
         print("The same with MSE beside it: --set beside=mse, and another --output")

@@ -158,7 +158,7 @@ def evaluate(
         first = next(iter(world.tests.values()))
         write_png(run.output / "samples" / "final.png", sample_picture({"output": restore}, first[:3]))
         print(comparison_table(results, words))
-        print(f"run folder: {run.output}; milo-restore report {run.output} --output report.html shows the pictures")
+        print(f"run folder: {run.output}; milo-restore report {run.output} --output runs/report.html shows pictures")
 
 
 def check(config: Config, run: RunArguments) -> int:

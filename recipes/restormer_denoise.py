@@ -154,7 +154,7 @@ def check(config: Config, run: RunArguments) -> int:
 
     def metrics() -> str:
         found, _ = load_metrics(config.metrics, Protocol(), state.device, skip_unavailable=False)
-        return ", ".join(f"{metric.name} ({metric.weights})" for metric in found)
+        return ", ".join(f"{metric.name} ({metric.weights or 'no weights'})" for metric in found)
 
     return look_at_all({
         "data.train": lambda: first_samples(training_patches(config), settings),
@@ -233,7 +233,7 @@ def main(config: Config, run: RunArguments) -> int:
         replace_file(run.output / "run.json", json.dumps({"steps": result.step, **used}, indent=1) + "\n")
         write_png(run.output / "samples" / "final.png", picture(model))
         print(comparison_table(results, words))
-        print(f"run folder: {run.output}; milo-restore report {run.output} --output report.html shows the pictures")
+        print(f"run folder: {run.output}; milo-restore report {run.output} --output runs/report.html shows pictures")
     return 0
 
 

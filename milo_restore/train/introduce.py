@@ -37,7 +37,8 @@ def introduction(
     whole = sum(value.numel() for value in state.module.parameters())
     trained = sum(value.numel() for value in state.parameters)
     batches = ", ".join(f"{stage.steps} of {stage.batch} x {stage.patch} px" for stage in settings.stages)
-    watch = f"tensorboard --logdir {output / 'logs'}, " if "tensorboard" in settings.trackers else ""
+    watch = [f"tensorboard --logdir {output / 'logs'}"] if "tensorboard" in settings.trackers else []
+    watch += [str(output / "samples")] if settings.sample_every is not None else []
     return [
         f"device: {device} ({where}){several}, precision {settings.mixed_precision}",
         f"parameters: {trained:,}" + (f" of {whole:,}" if trained < whole else ""),
@@ -45,7 +46,7 @@ def introduction(
         f"steps: {state.step + 1} to {last} of {settings.steps}; {batches}",
         f"memory: {_gib(needed(state, settings))} for weights, gradients, {settings.optimizer}"
         f"{' and averages' if settings.ema_decay is not None else ''}, and the activations; the first step tells",
-        f"run folder: {output}; to watch: {watch}{output / 'samples'}, {output / 'metrics.jsonl'}",
+        f"run folder: {output}; to watch: {', '.join([*watch, str(output / 'metrics.jsonl')])}",
     ]
 
 
