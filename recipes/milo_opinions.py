@@ -31,7 +31,7 @@ from milo_restore.teach.people import OpinionCrops, split_references
 from milo_restore.teach.students import Student, load_student
 from milo_restore.train import PartialState, fit
 from milo_restore.train.command import RunArguments
-from milo_restore.train.dry_run import look_at_all, training_looks
+from milo_restore.train.dry_run import first_samples, look_at_all, training_looks
 
 if TYPE_CHECKING:
     from train_milo import Config
@@ -54,6 +54,7 @@ def learn_opinions(config: Config, run: RunArguments) -> int:
     learned, validating, what = training_pairs(config)
     sets = {name: read() for name, read in test_sets(config).items()}
     samples = OpinionCrops(learned, seed)
+    first_samples(samples, config.training)  # a patch that does not fit is refused before all that follows
     torch.manual_seed(seed)
     model = load_student(config.student, config.start, samples, config.training.stages[0].patch, device)
     state.print(f"{len(samples):,} pairs of {len({pair.reference for pair in learned})} references teach {model.name}")
@@ -114,6 +115,11 @@ def check(config: Config, run: RunArguments) -> int:
         count = sum(value.numel() for value in model.parameters())
         return f"{model.name}, {count:,} parameters to learn, from {model.weights or 'random weights'}"
 
+    def training() -> str:
+        pairs = training_pairs(config)[0]
+        first_samples(OpinionCrops(pairs, config.training.seed), config.training)
+        return f"{len(pairs)} pairs of kadid-train"
+
     def validation() -> str:
         _, validating, what = training_pairs(config)
         return f"{min(len(validating), config.data.validation_pairs or len(validating))} {what}"
@@ -124,7 +130,7 @@ def check(config: Config, run: RunArguments) -> int:
     print(dump_config(config))
     tests = {f"test on {name}": said(read) for name, read in test_sets(config).items()}
     return look_at_all({
-        "training": lambda: f"{len(training_pairs(config)[0])} pairs of kadid-train", "validation": validation,
+        "training": training, "validation": validation,
         "student": student, **tests, **training_looks(config.training, run.output, run.resume, ("srcc", "plcc")),
     })  # fmt: skip
 
