@@ -32,11 +32,38 @@ def load_config(schema: type[T], path: str | Path | None = None, overrides: Sequ
     Raises:
         ConfigError: naming the file, the key, and what would be right.
     """
-    source = str(path) if path is not None else "config"
+    source = _Source(str(path) if path is not None else "config", tuple(overrides))
     tree = read_yaml(Path(path)) if path is not None else {}
     for override in overrides:
         _set(tree, override)
     return typing.cast(T, _build(schema, tree, source, ""))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """Where values are from, for errors: an override where one set the key, else the file."""
+
+    file: str
+    overrides: tuple[str, ...]
+
+    def cause(self, key: str) -> str:
+        """The last override that set a key, the section around it, or one below it; else the file."""
+        for override in reversed(self.overrides):
+            name = f"{override.partition('=')[0]}."
+            if key and (name.startswith(f"{key}.") or f"{key}.".startswith(name)):
+                return f"--set {override}"
+        return self.file
+
+    def of(self, key: str) -> str:
+        """The same, with the key where it is not in an override; empty: the whole."""
+        cause = self.cause(key)
+        return cause if cause != self.file or not key else f"{cause}, key {key!r}"
+
+    def all_of(self, section: str) -> str:
+        """What set the keys of a section, which do not go together."""
+        start = f"{section}." if section else ""
+        given = [override for override in self.overrides if override.startswith(start)]
+        return f"--set {' '.join(given)} with {self.file}" if given else self.of(section)
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -126,31 +153,32 @@ def _element(node: list[Any], name: str, override: str) -> Any:
     return node[int(name)]
 
 
-def _build(schema: Any, tree: Any, source: str, prefix: str) -> Any:
-    where = f"{source}, key {prefix.rstrip('.')!r}" if prefix else source
+def _build(schema: Any, tree: Any, source: _Source, prefix: str) -> Any:
+    section = prefix.rstrip(".")
     if not isinstance(tree, Mapping):
-        raise ConfigError(f"expected keys {', '.join(f.name for f in dataclasses.fields(schema))}", where=where)
+        known = ", ".join(field.name for field in dataclasses.fields(schema))
+        raise ConfigError(f"expected keys {known}", where=source.of(section))
     fields = {field.name: field for field in dataclasses.fields(schema)}
     hints = typing.get_type_hints(schema)
     for key in tree:
         if key not in fields:
             hint = did_you_mean(key, fields) or f"Known keys: {', '.join(fields)}"
-            raise ConfigError(f"unknown key {prefix + str(key)!r}", where=source, mend=hint)
+            raise ConfigError(f"unknown key {prefix + str(key)!r}", where=source.cause(f"{prefix}{key}"), mend=hint)
     missing = [
         name
         for name, field in fields.items()
         if name not in tree and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ConfigError(f"missing key {prefix + missing[0]!r}", where=source)
+        raise ConfigError(f"missing key {prefix + missing[0]!r}", where=source.cause(section))
     values = {key: _coerce(hints[key], value, source, f"{prefix}{key}") for key, value in tree.items()}
     try:
         return schema(**values)
     except ValueError as error:  # raised by a schema's own __post_init__
-        raise ConfigError(str(error), where=where) from error
+        raise ConfigError(str(error), where=source.all_of(section)) from error
 
 
-def _coerce(hint: Any, value: Any, source: str, key: str) -> Any:
+def _coerce(hint: Any, value: Any, source: _Source, key: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, source, f"{key}.")
@@ -162,13 +190,13 @@ def _coerce(hint: Any, value: Any, source: str, key: str) -> Any:
         if value in arguments and not (isinstance(value, bool) and not any(a is value for a in arguments)):
             return value
         what = f"{value!r} is not one of {', '.join(map(repr, arguments))}"
-        raise ConfigError(what, where=f"{source}, key {key!r}", mend=did_you_mean(value, arguments))
+        raise ConfigError(what, where=source.of(key), mend=did_you_mean(value, arguments))
     if origin is tuple:
         return _tuple(arguments, value, source, key)
     return _scalar(hint, value, source, key)
 
 
-def _union(arguments: tuple[Any, ...], value: Any, source: str, key: str) -> Any:
+def _union(arguments: tuple[Any, ...], value: Any, source: _Source, key: str) -> Any:
     if value is None and type(None) in arguments:
         return None
     options = [argument for argument in arguments if argument is not type(None)]
@@ -180,17 +208,19 @@ def _union(arguments: tuple[Any, ...], value: Any, source: str, key: str) -> Any
     return _coerce(options[-1], value, source, key)
 
 
-def _tuple(arguments: tuple[Any, ...], value: Any, source: str, key: str) -> tuple[Any, ...]:
+def _tuple(arguments: tuple[Any, ...], value: Any, source: _Source, key: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple, Mapping, type(None))) and arguments[1:] == (Ellipsis,):
+        value = value if dataclasses.is_dataclass(arguments[0]) else [value]  # data.train=photos is [photos]
     if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"expected a list, got {value!r}", where=f"{source}, key {key!r}")
+        raise ConfigError(f"expected a list, got {value!r}", where=source.of(key))
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         arguments = (arguments[0],) * len(value)
     elif len(arguments) != len(value):
-        raise ConfigError(f"expected {len(arguments)} values, got {len(value)}", where=f"{source}, key {key!r}")
+        raise ConfigError(f"expected {len(arguments)} values, got {len(value)}", where=source.of(key))
     return tuple(_coerce(hint, item, source, f"{key}.{i}") for i, (hint, item) in enumerate(zip(arguments, value)))
 
 
-def _scalar(hint: Any, value: Any, source: str, key: str) -> Any:
+def _scalar(hint: Any, value: Any, source: _Source, key: str) -> Any:
     if hint is bool and isinstance(value, bool):
         return value
     if hint is str and isinstance(value, str):
@@ -205,4 +235,4 @@ def _scalar(hint: Any, value: Any, source: str, key: str) -> Any:
         except (TypeError, ValueError, OverflowError):
             pass
     names = {bool: "true or false", str: "a text", int: "a whole number", float: "a number"}
-    raise ConfigError(f"expected {names.get(hint, hint)}, got {value!r}", where=f"{source}, key {key!r}")
+    raise ConfigError(f"expected {names.get(hint, hint)}, got {value!r}", where=source.of(key))

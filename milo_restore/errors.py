@@ -59,9 +59,13 @@ def printable(text: str) -> str:
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str | None:
-    """Hint for an unknown name: the nearest known one; None where none is near."""
-    close = difflib.get_close_matches(str(name), list(map(str, known)), n=1, cutoff=0.5)
-    return f"Did you mean {close[0]!r}?" if close else None
+    """Hint for an unknown name: the nearest known one in letters of any case; of a comma list the names; else None."""
+    spelt = {text.lower(): text for text in map(str, known)}
+    several = [part for part in str(name).lower().replace(",", " ").split() if part]
+    if len(several) > 1 and all(part in spelt for part in several):
+        return f"These are {len(several)} names: give {' '.join(spelt[part] for part in several)}"
+    close = difflib.get_close_matches(str(name).lower(), spelt, n=1, cutoff=0.55)
+    return f"Did you mean {spelt[close[0]]!r}?" if close else None
 
 
 def listed(items: Sequence[object], most: int = 8, between: str = ", ") -> str:

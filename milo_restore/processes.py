@@ -118,7 +118,7 @@ def choose_device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0][:120]
+        reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".")  # one whole sentence
         raise ConfigError(f"cannot be used here ({reason})", where=f"--device {name}", mend="Use cpu") from error
     return device
 

@@ -43,7 +43,7 @@ def main(config: Config, run: RunArguments) -> int:
     """One run, or the one with MSE and then this one."""
     config = planned(config, run.output, PartialState().num_processes)
     if run.dry_run:
-        return check(config, decode=run.decode)
+        return check(config, run)
     first = replace(run, output=run.output / "mse")
     code = 0
     if config.beside is not None and not (first.output / "run.json").is_file():
@@ -97,6 +97,8 @@ def train(config: Config, run: RunArguments) -> int:
         curriculum=None if config.loss.curriculum == "constant" else loss.position,
         record={"config": dump_config(config), "metrics": {metric.name: metric.weights for metric in metrics},
                 "fixed": {**used, **source, **fixed, "unet": module_sha256(frozen.unet)},
+                "about": {"data": f"{', '.join(config.data.train)}, degraded by {config.data.degradation}",
+                          "loss": f"{loss.label}, {loss.weights}"},
                 "free": ["data.root", "cache.folder", "licences"]},
         changes=run.changes,
     )  # fmt: skip
@@ -160,6 +162,6 @@ def say(config: Config, run: RunArguments, results: dict[str, dict[str, Any]], w
             other = run.output / config.beside / "eval" / slug(name) / "restored" / "results.json"
             results[name] = {"mse": read_results(other), **found}
     print(comparison_table(results, words))
-    print(f"run folder: {run.output}; milo-restore report {run.output} --output report.html shows the pictures")
+    print(f"run folder: {run.output}; milo-restore report {run.output} --output runs/report.html shows pictures")
     if config.beside is None and config.loss.kind != "mse":
         print("The same with MSE beside it: --set beside=mse, and another --output")

@@ -21,7 +21,8 @@ from milo_restore.measure.metrics import load_metric
 from milo_restore.models.diffbir import noise_scheduler, predict
 from milo_restore.models.diffbir.cleaner import load_cleaner
 from milo_restore.models.diffbir.frozen import Frozen, load_frozen
-from milo_restore.train.dry_run import look_at_all
+from milo_restore.train.command import RunArguments
+from milo_restore.train.dry_run import first_samples, look_at_all, training_looks
 
 if TYPE_CHECKING:
     from diffbir import Config
@@ -29,19 +30,17 @@ if TYPE_CHECKING:
 LOOKED_AT, LOOKED_SIDE = 2, 256  # training crops for the cosine, and their side in pixels: a dry run has a CPU only
 
 
-def check(config: Config, *, decode: bool = False) -> int:
+def check(config: Config, run: RunArguments) -> int:
     """Load all that the configuration names, train nothing, and say all that is wrong, a line each.
-
-    Args:
-        config: the configuration.
-        decode: also decode every training image.
 
     Raises:
         ConfigError: something is wrong.
     """
     print(dump_config(config))
     looks = Looks(config)
-    return look_at_all(looks.by_name() | ({"data.train decoded": looks.look_at_every_image} if decode else {}))
+    decoding = {"data.train decoded": looks.look_at_every_image} if run.decode else {}
+    training = training_looks(config.training, run.output, run.resume)
+    return look_at_all({**looks.by_name(), **decoding, **training})
 
 
 class Looks:
@@ -59,7 +58,7 @@ class Looks:
         config = self.config
         looks: dict[str, Callable[[], object]] = {
             "licences": self.look_at_licences,
-            "data.train": lambda: f"{len(training_pairs(config.data, config.training.seed)):,} images",
+            "data.train": self.look_at_training_images,
             "data.test": lambda: ", ".join(f"{name}: {len(pairs)}" for name, pairs in held_out(config.data).items()),
             f"base {config.base}": self.look_at_networks,
             f"control {config.control}": self.look_at_control,
@@ -82,6 +81,11 @@ class Looks:
             mend = "Note the licence of base, cleaner, control and data under licences: before you train on them"
             raise ConfigError("no licence is noted", where="licences", mend=mend)
         return "; ".join(self.config.licences) or "the tiny world's, as this project's"
+
+    def look_at_training_images(self) -> str:
+        pairs = training_pairs(self.config.data, self.config.training.seed)
+        first_samples(pairs, self.config.training)
+        return f"{len(pairs):,} images"
 
     def look_at_networks(self) -> str:
         self.frozen = load_frozen(self.config.base, "none", self.config.texts)

@@ -1,4 +1,4 @@
-"""The configuration of the DiffBIR recipes, and their memory plan."""
+"""The configuration of the DiffBIR recipes, their memory plan, and their start."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from milo_restore.models.diffbir.prompts import NEGATIVE_PROMPT
 from milo_restore.models.diffbir.restorers import Sampling
 from milo_restore.models.diffbir.schedules import Version
 from milo_restore.train import TrainSettings
+from milo_restore.train.command import RunArguments
 
 WORDS = {"input": "degraded input", "cleaner": "cleaner alone", "start": "control before training",
          "mse": "control after training, mse", "autoencoder": "autoencoder's limit"}  # fmt: skip
@@ -35,7 +36,7 @@ class Config:
     version: Version = "v2"  # v1, v2: the UNet predicts the noise; v2.1: the velocity, with zero terminal SNR
     control: str = "unet"  # start: unet (DiffBIR's own: copied, zero convolutions), base (its controlnet/) or a folder
     cleaner: str = "tiny:denoise"  # stage 1; none, a name of milo_restore.models.diffbir.cleaner, or a file
-    prompt: str = ""
+    prompt: str = ""  # text that the UNet sees with every image
     condition_noise: int = 0  # noise the condition to a timestep below this; DiffBIR v2.1: 200
     memory: Literal["default", "24gb"] = "default"  # 24gb: see `planned`
     gradient_checkpointing: bool = False  # of control and UNet
@@ -91,3 +92,10 @@ def planned(config: Config, output: Path, processes: int) -> Config:
     training = replace(config.training, mixed_precision="bf16", optimizer="adamw8bit", accumulation=parts)
     cache = replace(config.cache, folder=config.cache.folder or str(output / "latents"))
     return replace(config, training=training, cache=cache, gradient_checkpointing=True)
+
+
+def main(config: Config, run: RunArguments) -> int:
+    """Run `diffbir.main`, for which --help and a mistyped key need not wait: diffusers takes seconds to import."""
+    from diffbir import main as train
+
+    return train(config, run)

@@ -15,7 +15,7 @@ import milo_restore.interrupt  # noqa: F401  isort: skip  first: what follows ta
 import sys
 from pathlib import Path
 
-from diffbir import Config, main
+from diffbir_config import Config, main
 
 from milo_restore.train.command import run_recipe
 

@@ -11,6 +11,8 @@ decoded. Ctrl-C saves and stops; the same command with ``--resume latest`` goes 
 
 from __future__ import annotations
 
+import milo_restore.interrupt  # noqa: F401  isort: skip  first: what follows takes seconds
+
 import json
 import sys
 from dataclasses import dataclass, field
@@ -32,7 +34,7 @@ from milo_restore.measure.metrics import Protocol, load_metrics
 from milo_restore.metric import LatentSpace
 from milo_restore.train import PartialState, TrainSettings, fit
 from milo_restore.train.command import RunArguments, run_recipe
-from milo_restore.train.dry_run import look_at_all
+from milo_restore.train.dry_run import look_at_all, training_looks
 
 WORDS = {"input": "degraded photograph", "untouched": "encoded and decoded", "autoencoder": "autoencoder's limit"}
 SMALLEST = 128  # pixels along a side of a window: LatentMILO's 16 cells
@@ -42,8 +44,8 @@ SMALLEST = 128  # pixels along a side of a window: LatentMILO's 16 cells
 class Network:
     """Size of the network: 0.5 M parameters at 32 channels."""
 
-    width: int = 64
-    blocks: int = 6
+    width: int = 64  # channels of the features
+    blocks: int = 6  # residual blocks of two convolutions each
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def cosine_with_mse(loss: RestorationLoss, said: Tensor, target: Tensor, step: i
 def main(config: Config, run: RunArguments) -> int:
     """Latents, network, loss, training, final evaluation."""
     if run.dry_run:
-        return check(config)
+        return check(config, run)
     state, settings = PartialState(), config.training
     metrics, _ = load_metrics(config.metrics, Protocol(), state.device, skip_unavailable=False)
     _, space = codec_of(config.vae, state.device)
@@ -124,7 +126,9 @@ def main(config: Config, run: RunArguments) -> int:
         sample=lambda model: sample_picture({"output": restorer(model)}, quick[:3]),
         lower_better={metric.name: metric.lower_better for metric in metrics},
         curriculum=milo.curriculum.position if milo else None,
-        record={"config": dump_config(config), "fixed": used, "metrics": {m.name: m.weights for m in metrics}},
+        record={"config": dump_config(config), "fixed": used, "metrics": {m.name: m.weights for m in metrics},
+                "about": {"data": f"{config.data.crops} crops of {', '.join(config.data.train)}, {config.task}",
+                          "loss": used["loss"], "weights": str(used["loss_weights"])}},
     )  # fmt: skip
     if result.stopped:
         return result.exit_code
@@ -154,10 +158,10 @@ def evaluate(
         first = next(iter(world.tests.values()))
         write_png(run.output / "samples" / "final.png", sample_picture({"output": restore}, first[:3]))
         print(comparison_table(results, words))
-        print(f"run folder: {run.output}; milo-restore report {run.output} --output report.html shows the pictures")
+        print(f"run folder: {run.output}; milo-restore report {run.output} --output runs/report.html shows pictures")
 
 
-def check(config: Config) -> int:
+def check(config: Config, run: RunArguments) -> int:
     """Load all that the configuration names, train nothing, and say all that is wrong, a line each.
 
     Raises:
@@ -186,6 +190,7 @@ def check(config: Config) -> int:
         f"vae {config.vae}": vae,
         "loss": loss,
         "metrics": metrics,
+        **training_looks(config.training, run.output, run.resume, config.metrics),
     })  # fmt: skip
 
 

@@ -33,8 +33,8 @@ SEED = 5  # of crops and degradations, which are encoded once; a run's own seed 
 class LatentData:
     """The photographs: named data sets, ``photographs`` (scikit-image's; no download), or folders."""
 
-    train: tuple[str, ...] = ("BSD400",)
-    test: tuple[str, ...] = ("CBSD68",)
+    train: tuple[str, ...] = ("BSD400",)  # named data sets, photographs, or folders of images
+    test: tuple[str, ...] = ("CBSD68",)  # the same; nothing of them is trained on
     root: str | None = None  # where named data sets lie; null: MILO_RESTORE_ASSETS, then the cache
     crops: int = 400  # training crops, which are encoded once
     crop: int = 256  # their side in pixels; training sees windows of them

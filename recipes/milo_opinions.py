@@ -31,7 +31,7 @@ from milo_restore.teach.people import OpinionCrops, split_references
 from milo_restore.teach.students import Student, load_student
 from milo_restore.train import PartialState, fit
 from milo_restore.train.command import RunArguments
-from milo_restore.train.dry_run import look_at_all
+from milo_restore.train.dry_run import first_samples, look_at_all, training_looks
 
 if TYPE_CHECKING:
     from train_milo import Config
@@ -41,19 +41,20 @@ if TYPE_CHECKING:
 class Tested:
     """Folders of further data sets that the trained metric is tested on, beside KADID's 20 %."""
 
-    csiq: str | None = None
-    tid2013: str | None = None
-    pipal: str | None = None
+    csiq: str | None = None  # folder of CSIQ
+    tid2013: str | None = None  # folder of TID2013
+    pipal: str | None = None  # folder of PIPAL
 
 
 def learn_opinions(config: Config, run: RunArguments) -> int:
     """Pairs with opinions, student, training, tests."""
     state, seed, device = PartialState(), config.training.seed, PartialState().device
     if run.dry_run:
-        return check(config)
+        return check(config, run)
     learned, validating, what = training_pairs(config)
     sets = {name: read() for name, read in test_sets(config).items()}
     samples = OpinionCrops(learned, seed)
+    first_samples(samples, config.training)  # a patch that does not fit is refused before all that follows
     torch.manual_seed(seed)
     model = load_student(config.student, config.start, samples, config.training.stages[0].patch, device)
     state.print(f"{len(samples):,} pairs of {len({pair.reference for pair in learned})} references teach {model.name}")
@@ -69,7 +70,8 @@ def learn_opinions(config: Config, run: RunArguments) -> int:
     result = fit(
         model, step, samples, config.training, run.output,
         resume=run.resume, evaluate=evaluate, lower_better={"srcc": False, "plcc": False},
-        record={"config": dump_config(config), "fixed": used},
+        record={"config": dump_config(config), "fixed": used,
+                "about": {"data": f"{len(samples):,} pairs with opinions", "loss": "MSE of opinions"}},
     )  # fmt: skip
     if result.stopped:
         return 128 + (result.signal or 0)
@@ -100,7 +102,7 @@ def test_sets(config: Config) -> dict[str, Callable[[], list[OpinionPair]]]:
     return found | {name: lambda name=name, root=root: opinion_pairs(name, root) for name, root in roots.items()}
 
 
-def check(config: Config) -> int:
+def check(config: Config, run: RunArguments) -> int:
     """A dry run: read every table, look for every image, build the student; train nothing.
 
     Raises:
@@ -113,6 +115,11 @@ def check(config: Config) -> int:
         count = sum(value.numel() for value in model.parameters())
         return f"{model.name}, {count:,} parameters to learn, from {model.weights or 'random weights'}"
 
+    def training() -> str:
+        pairs = training_pairs(config)[0]
+        first_samples(OpinionCrops(pairs, config.training.seed), config.training)
+        return f"{len(pairs)} pairs of kadid-train"
+
     def validation() -> str:
         _, validating, what = training_pairs(config)
         return f"{min(len(validating), config.data.validation_pairs or len(validating))} {what}"
@@ -123,8 +130,8 @@ def check(config: Config) -> int:
     print(dump_config(config))
     tests = {f"test on {name}": said(read) for name, read in test_sets(config).items()}
     return look_at_all({
-        "training": lambda: f"{len(training_pairs(config)[0])} pairs of kadid-train", "validation": validation,
-        "student": student, **tests,
+        "training": training, "validation": validation,
+        "student": student, **tests, **training_looks(config.training, run.output, run.resume, ("srcc", "plcc")),
     })  # fmt: skip
 
 

@@ -58,6 +58,7 @@ from milo_restore.teach.pairs import ALL_DISTORTIONS, DistortedPairs, find_refer
 from milo_restore.teach.student import MOSTraining, Predictions
 from milo_restore.train import PartialState, TrainSettings, fit
 from milo_restore.train.command import RunArguments, run_recipe
+from milo_restore.train.dry_run import first_samples, look_at_all, training_looks
 from milo_restore.train.guard import Step
 
 
@@ -65,7 +66,7 @@ from milo_restore.train.guard import Step
 class Data:
     """Photographs to distort: a folder, searched with all folders below it, or ``photographs`` (scikit-image's)."""
 
-    train: str = "photographs"
+    train: str = "photographs"  # a folder, searched with all below it, a named data set, or photographs
     references: int | str | None = None  # 10k: with all 25 x 5 distortions; 100k*8: with 8 random ones each; null: all
     views: int | None = (
         None  # beyond the paper: so many unscaled squares from random places of each in place of its centre
@@ -88,7 +89,7 @@ class Data:
 class Config:
     """The whole training."""
 
-    domain: Literal["image", "latent"] = "image"
+    domain: Literal["image", "latent"] = "image"  # what the trained metric compares
     teacher: str | tuple[str, ...] = "official"  # ensemble, official, mini, a list of metrics; or opinions: people
     student: str = "milo"  # teacher: opinions: or an E-metric, such as e-ssim or e-lpips
     maps: str = "own-scaler"  # metric to MOS: own-scaler; kadid, logistics fitted on its training split; or their file
@@ -117,6 +118,14 @@ class Config:
             raise ValueError("student and tested need teacher: opinions; milo-restore correlate tests any weights")
         if self.domain == "latent" and not (self.data.vae and self.data.cache):
             raise ValueError("domain: latent needs data.vae, a diffusers autoencoder, and data.cache, a folder")
+        self._check_patches()
+
+    def _check_patches(self) -> None:
+        for patch in (stage.patch for stage in self.training.stages):
+            if self.domain == "latent" and patch != self.data.square:
+                raise ValueError(f"latents are not cropped: a stage's patch must be data.square, {self.data.square}")
+            if self.teacher != "opinions" and patch > self.data.square:
+                raise ValueError(f"a patch of {patch} does not fit into squares of {self.data.square}, data.square")
 
     @property
     def guide(self) -> str | None:
@@ -231,11 +240,13 @@ def step_of(config: Config, teacher: PseudoMOS) -> Step:
     return step
 
 
-def main(config: Config, run: RunArguments) -> int:
-    """Pairs, teacher, metric, training, agreement."""
-    if config.teacher == "opinions":
-        return learn_opinions(config, run)
-    state, data, seed = PartialState(), config.data, config.training.seed
+def pairs_of(config: Config, run: RunArguments) -> tuple[DistortedPairs, DistortedPairs, Dataset[dict[str, Any]]]:
+    """Pairs to train on, pairs of other photographs to validate on, and the samples that training draws.
+
+    Raises:
+        DataError: a folder is missing, or holds too few images.
+    """
+    data, seed = config.data, config.training.seed
     images, each = references(data.train, config)
     others, _ = references(data.validation, config)
     options: dict[str, Any] = {"square": data.square, "distortions": data.distortions, "generator": data.generator}
@@ -244,7 +255,61 @@ def main(config: Config, run: RunArguments) -> int:
     quarantine = Quarantine.of_run(run.output, run.resume) if config.domain == "image" else None
     pairs = DistortedPairs(images * (data.views or 1), one_each=each, seed=seed, quarantine=quarantine, **options)
     samples: Dataset[dict[str, Any]] = WithDenoisingErrors(pairs, data.noise) if data.noise else pairs
-    unseen = DistortedPairs(others, seed=seed + 1, **options)
+    return pairs, DistortedPairs(others, seed=seed + 1, **options), samples
+
+
+def check(config: Config, run: RunArguments) -> int:
+    """Load all that the configuration names, train nothing, and say all that is wrong, a line each.
+
+    Raises:
+        ConfigError: something is wrong.
+    """
+    state, data = PartialState(), config.data
+    state.print(dump_config(config))
+    spaces: list[LatentSpace] = []
+
+    def train() -> str:
+        images, each = references(data.train, config)
+        return f"{len(images):,} references, {each or 'all'} distortions of each"
+
+    def decoded() -> str:
+        pairs = pairs_of(config, run)[0]
+        return str(decode_all(len(pairs.references) // (data.views or 1), pairs.square_of))
+
+    def latents() -> str:
+        space = space_of(load_vae(str(data.vae), state.device), config)
+        assert space is not None  # noqa: S101  (there is a codec)
+        spaces.append(space)
+        return f"{space}, {space.channels} channels, VAE {data.vae}"
+
+    def start() -> str:
+        guide = None if config.guide is None else MILO.from_pretrained(config.guide)
+        return f"from {student(config, guide, spaces[0] if spaces else None)[1] or 'random weights'}"
+
+    def kadid() -> str:
+        return f"{len(opinion_pairs('kadid10k', str(data.kadid), 'kadid-train')):,} pairs with opinions"
+
+    looks: dict[str, Callable[[], object]] = {
+        "data.train": train,
+        "data.validation": lambda: f"{len(references(data.validation, config)[0]):,} references",
+        **({"data.train decoded": decoded} if run.decode else {}),
+        "samples": lambda: first_samples(pairs_of(config, run)[2], config.training),
+        "teacher": lambda: load_teacher(config, run).describe(),
+        **({} if data.vae is None else {"latents": latents}),
+        **({} if data.kadid is None else {"data.kadid": kadid}),
+        "student": start,
+    }  # fmt: skip
+    return look_at_all({**looks, **training_looks(config.training, run.output, run.resume)})
+
+
+def main(config: Config, run: RunArguments) -> int:
+    """Pairs, teacher, metric, training, agreement."""
+    if config.teacher == "opinions":
+        return learn_opinions(config, run)
+    if run.dry_run:
+        return check(config, run)
+    state, data = PartialState(), config.data
+    pairs, unseen, samples = pairs_of(config, run)
     teacher = load_teacher(config, run)
     codec = None if data.vae is None else load_vae(data.vae, state.device)
     encode, encoder, space = (
@@ -258,15 +323,11 @@ def main(config: Config, run: RunArguments) -> int:
     made_by = {"teacher": teacher.to_json(), "encoder": encoder}
     # None for the generator whose name older checkpoints lack.
     used = {**made_by, "start": started, "generator": None if data.generator == "clipped" else data.generator}
-    fixed = {**used, "images": identity_of(images), "test_images": identity_of(others)}
+    images = pairs.references[: len(pairs.references) // (data.views or 1)]
+    fixed = {**used, "images": identity_of(images), "test_images": identity_of(unseen.references)}
     state.print(f"{len(pairs):,} pairs of {len(images):,} references; {teacher.describe()}")
     if space is not None:
         state.print(f"latents: {space}, {space.channels} channels, VAE {data.vae}")
-    if run.dry_run:
-        state.print(dump_config(config))
-        if run.decode:
-            state.print(f"data.train: {decode_all(len(images), pairs.square_of)}")
-        return 0
     if config.domain == "latent" and data.cache is not None:  # Config sees to it that it is
         share = (state.process_index, state.num_processes)
         samples = encode_pairs(
@@ -285,7 +346,8 @@ def main(config: Config, run: RunArguments) -> int:
         model, step_of(config, teacher), samples, config.training, run.output,
         resume=run.resume,
         evaluate=lambda _: evaluate(model.metric),  # fit holds this same model
-        record={"config": dump_config(config), "fixed": fixed, "free": ["data.cache"]},
+        record={"config": dump_config(config), "fixed": fixed, "free": ["data.cache"],
+                "about": {"weights": f"start from {started or 'random ones'}"}},
         changes=run.changes,
     )  # fmt: skip
     if result.stopped:

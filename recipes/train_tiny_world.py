@@ -15,6 +15,7 @@ import milo_restore.interrupt  # noqa: F401  isort: skip  first: what follows ta
 import json
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ from milo_restore.models import tiny
 from milo_restore.models.diffbir.cleaner import load_cleaner
 from milo_restore.train import PartialState, TrainSettings, fit
 from milo_restore.train.command import RunArguments, run_recipe
+from milo_restore.train.dry_run import first_samples, look_at_all, training_looks
 
 CELL = 8  # pixels along a side of one latent cell
 
@@ -42,8 +44,8 @@ CELL = 8  # pixels along a side of one latent cell
 class Data:
     """Photographs: ``photographs``, ``held-out-photographs``, named data sets, or folders."""
 
-    train: str = "photographs"
-    validation: str = "held-out-photographs"
+    train: str = "photographs"  # photographs, a named data set, or a folder
+    validation: str = "held-out-photographs"  # the same, for the evaluations
     validation_side: int = 128  # side of the centre crops that the evaluations look at, in pixels
     crops: int = 600  # unet, control: crops that are encoded before training
     crop: int = 256  # their side, in pixels
@@ -53,7 +55,7 @@ class Data:
 class Config:
     """One part's training."""
 
-    part: Literal["vae", "unet", "cleaner", "control"] = "vae"
+    part: Literal["vae", "unet", "cleaner", "control"] = "vae"  # which to train; each needs those before it
     world: str = "runs/tiny_world"  # folder of the world: earlier parts are read from it, the trained part goes there
     kl_weight: float = 3e-4  # vae: weight of the KL divergence per latent element beside the MSE on [-1, 1]
     degradation: str = "noise"  # cleaner, control: which one to undo, by its name in milo_restore.data.degrade
@@ -169,7 +171,7 @@ def train_vae(config: Config, run: RunArguments) -> int:
         return {"psnr": psnr(decoded, crops).mean().item(), "std": latents.std().item()}
 
     result = learn(config, run, model, step, patches, evaluate)
-    if result is None and not run.dry_run:
+    if result is None:
         squares = centre_crops(data.train, data.crop) * 2 - 1
         vae = model.vae.to(PartialState().device)
         std = in_parts(lambda part: vae.encode(part).latent_dist.mode(), squares).std().item()
@@ -204,7 +206,7 @@ def train_unet(config: Config, run: RunArguments) -> int:
     torch.manual_seed(config.training.seed)
     unet, step, evaluate = tiny.tiny_unet(), *diffusion(config)
     result = learn(config, run, unet, step, latents, evaluate)
-    if result is None and not run.dry_run:
+    if result is None:
         add_part(unet, Path(config.world) / "unet")
     return result or 0
 
@@ -225,7 +227,7 @@ def train_control(config: Config, run: RunArguments) -> int:
 
     step, _ = diffusion(config, model_output)
     result = learn(config, run, control, step, latents, None)
-    if result is None and not run.dry_run:
+    if result is None:
         add_part(control, Path(config.world) / "controlnet")
     return result or 0
 
@@ -283,7 +285,7 @@ def train_cleaner(config: Config, run: RunArguments) -> int:
         return {"psnr": cleaned, "input": psnr(inputs, targets).mean().item()}
 
     result = learn(config, run, cleaner, step, pairs, evaluate)
-    if result is None and not run.dry_run:
+    if result is None:
         half = {key: value.detach().cpu().half().contiguous() for key, value in cleaner.state_dict().items()}
         metadata = {"format": "pt", "architecture": "SRVGGNetCompact", "options": json.dumps(tiny.CLEANER_OPTIONS)}
         save_file(half, Path(config.world) / f"cleaner_{config.file}.safetensors", metadata)
@@ -293,10 +295,9 @@ def train_cleaner(config: Config, run: RunArguments) -> int:
 
 def learn(config: Config, run: RunArguments, model: nn.Module, step: Any, data: Any, evaluate: Any) -> int | None:
     """Train. Returns an exit code where the run is to end here, None where it is done."""
-    if run.dry_run:
-        PartialState().print(dump_config(config))
-        return 0
-    record = {"config": dump_config(config), "fixed": {"images": identity_of(load_collection(config.data.train))}}
+    images = load_collection(config.data.train)
+    about = {"data": f"{len(images)} images of {config.data.train}", "part": config.part}
+    record = {"config": dump_config(config), "fixed": {"images": identity_of(images)}, "about": about}
     result = fit(
         model, step, data, config.training, run.output,
         resume=run.resume, evaluate=evaluate, record=record, changes=run.changes,
@@ -304,8 +305,40 @@ def learn(config: Config, run: RunArguments, model: nn.Module, step: Any, data: 
     return result.exit_code if result.stopped else None
 
 
+def check(config: Config, run: RunArguments) -> int:
+    """Look at the images, at the parts that this one needs, and at the settings; train nothing.
+
+    Raises:
+        ConfigError: something is wrong; a line each has been printed.
+    """
+    PartialState().print(dump_config(config))
+    data, world, cleaner = config.data, Path(config.world), f"cleaner_{config.file}.safetensors"
+
+    def train() -> str:
+        images = load_collection(data.train)
+        if config.part in ("vae", "cleaner"):
+            first_samples(DegradedPairs(images, None), config.training)
+        return f"{len(images)} images"
+
+    def part(name: str) -> str:
+        there = world / name if name == cleaner else world / name / "config.json"
+        if not there.is_file():
+            raise WeightsError("the world has none yet", where=there, mend="Train it first, see --help")
+        return str(there)
+
+    needed = {"vae": (), "unet": ("vae",), "cleaner": (), "control": ("vae", "unet", cleaner)}[config.part]
+    return look_at_all({
+        "data.train": train,
+        "data.validation": lambda: f"{len(load_collection(data.validation))} images",
+        **{name: partial(part, name) for name in needed},
+        **training_looks(config.training, run.output, run.resume),
+    })  # fmt: skip
+
+
 def main(config: Config, run: RunArguments) -> int:
     """Train one part."""
+    if run.dry_run:
+        return check(config, run)
     parts = {"vae": train_vae, "unet": train_unet, "cleaner": train_cleaner, "control": train_control}
     return parts[config.part](config, run)
 

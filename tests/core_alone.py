@@ -94,6 +94,7 @@ def commands(folder):
         "convert": ["diffbir", str(image), "--base", str(image), "--output", str(folder / "diffbir")],
         "basicsr": ["-opt", str(folder / "x.yml"), "--loss", "milo"],
         "run": ["--loss", "milo", "--", str(script)],
+        "config": ["restormer_denoise"],
         "assets": ["list"],
         "doctor": [],
         "bench": ["--quick"],

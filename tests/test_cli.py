@@ -262,6 +262,8 @@ def test_wrong_weights_and_devices(folders, tmp_path, capsys, own_weights):
     assert f"{tmp_path / 'w.pth'}: no such weight file" in fails(
         capsys, "score", *folders, "--weights", tmp_path / "w.pth"
     )
+    gpu = fails(capsys, "score", *folders, "--weights", own_weights, "--device", "gpu")
+    assert "type at start of device string: gpu). Use cpu" in gpu  # torch's whole sentence
     assert "--device abacus: cannot be used here" in fails(
         capsys, "score", *folders, "--device", "abacus", "--weights", own_weights
     )
@@ -319,6 +321,15 @@ def test_map_draws_what_the_metric_says(folders, own_weights, tmp_path, capsys):
     assert picture.shape[1] > 80  # the scale beside it
     assert "0 (black) to 4 (pale yellow)" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dist", "m.png", "own.safetensors", "ref"]
+
+
+def test_map_draws_folders_as_it_draws_files(folders, own_weights, tmp_path):
+    """Each pair's picture has the reference's name, in a folder that is made."""
+    shown = ["--weights", str(own_weights), "--out"]
+    assert main(["map", *map(str, folders), *shown, str(tmp_path / "maps" / "deep")]) == 0
+    assert sorted(path.name for path in (tmp_path / "maps" / "deep").iterdir()) == ["a.png", "b.png", "c.png"]
+    assert main(["map", str(folders[0] / "b.png"), str(folders[1] / "b.bmp"), *shown, str(tmp_path / "b.png")]) == 0
+    assert (tmp_path / "maps" / "deep" / "b.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_map_refuses(folders, own_weights, tmp_path, capsys):

@@ -34,10 +34,11 @@ DISTRIBUTIONS = {
 }
 WORK = ["assets", "doctor"]
 NEED = {
-    "recipes": ["score", "map", "levels", "correlate", "evaluate", "compare", "tables", "report", "denoise", "bench"],
+    "recipes": ["score", "map", "levels", "correlate", "evaluate", "compare", "tables", "report", "denoise", "config",
+                "bench"],
     "diffusion": ["restore", "convert"],
     "basicsr": ["basicsr"],
-}
+}  # fmt: skip
 OF_THE_CORE = [
     "metric", "loss", "files", "doors.diffusers", "doors.lpips", "doors.neosr", "doors.trainner", "basicsr",
     "basicsr.losses", "run", "lpips", "config", "train.schedule", "train.watch", "bench",

@@ -29,6 +29,7 @@ ROOMS = {
     "extras": {"errors"},
     "compat": GROUND,
     "config": GROUND,
+    "reference": GROUND | {"config"},
     "processes": GROUND,
     "hooks": GROUND,
     "interrupt": set(),

@@ -284,7 +284,7 @@ def test_a_dry_run_looks_at_all_folders(run, data, tmp_path, capsys):
     assert "test on csiq: MISSING: " in printed.out
     assert "test on pipal: MISSING: " in printed.out
     assert "student: MISSING: student: 'e-sim' is no metric to train. Did you mean 'e-ssim'?" in printed.out
-    assert "3 of 6 checks failed: student, test on csiq, test on pipal" in printed.err
+    assert "3 of 11 checks failed: student, test on csiq, test on pipal" in printed.err
     assert not (tmp_path / "run").exists()
 
 

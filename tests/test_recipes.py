@@ -190,9 +190,8 @@ def test_every_configuration_is_valid(denoise, path):
         assert (config.data.sigma, config.data.test_sigmas) == (sigma, (sigma,))
         assert config.training.steps == 300_000
         assert max(stage.patch for stage in config.training.stages) <= 320
-        network = {k: v for k, v in vars(config.network).items() if k != "gradient_checkpointing"}
         with torch.device("meta"):
-            assert sum(p.numel() for p in Restormer(**network).parameters()) == 26_111_668
+            assert denoise.parameters(denoise.build_network(config.network)[0]) == 26_111_668
 
 
 @pytest.mark.parametrize("path", sorted((RECIPES / "configs").glob("restormer_*.yaml")), ids=lambda p: p.stem)
@@ -291,3 +290,22 @@ def test_unknown_configuration_keys_are_refused(denoise, tmp_path):
     (tmp_path / "x.yaml").write_text("training: {stages: [{steps: 1, patch: 8, bath: 1}]}")
     with pytest.raises(ConfigError, match=r"stages\.0\.bath.*'batch'"):
         load_config(denoise.Config, tmp_path / "x.yaml")
+
+
+def test_a_run_starts_from_trained_weights(denoise, monkeypatch, tmp_path, capsys):
+    """From a run's, whose numbers stay at a learning rate of 0; from shipped ones once the network is theirs."""
+    assert run(denoise, monkeypatch, "--output", tmp_path / "first", *TINY) == 0
+    still = ["training.stages=[{steps: 1, patch: 32, batch: 2}]", "training.constant_steps=null",
+             "training.learning_rate=0", "training.final_learning_rate=0", "training.weight_decay=0"]  # fmt: skip
+    start = f"network.pretrained={tmp_path / 'first'}"
+    assert run(denoise, monkeypatch, "--output", tmp_path / "second", *TINY, *still, start) == 0
+    first, second = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("first", "second"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert "weights: start from" in capsys.readouterr().err
+    assert run(denoise, monkeypatch, "--output", tmp_path / "third", *TINY, "network.pretrained=lite") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    needed = error.partition("Add --set ")[2].split()
+    assert "network.num_blocks=[1,1,1,2]" in needed
+    words = ["--output", tmp_path / "third", "--dry-run", *TINY, "network.pretrained=lite", *needed]
+    assert run(denoise, monkeypatch, *words) == 0
+    assert "restormer_lite_milo.safetensors (sha256 " in capsys.readouterr().out

@@ -151,6 +151,35 @@ def test_bars_are_the_values(opened):
     assert page.locator("#group0 .chart .name").first.locator("title").text_content() == "0"
     page.locator("#group0 .charts select").first.select_option("milo:mini")
     assert "axis from 0 to" in page.locator("#group0 .charts .hint").inner_text()
+    assert page.locator("#group0 .chart .cut").count() == 0
+
+
+def test_an_axis_that_does_not_start_at_0_says_so(opened):
+    page = opened.page
+    page.evaluate("""() => {
+        const group = {names: ["a"], runs: ["x", "y"], metrics: {m: "higher"}, values: {m: [[30], [29]]}};
+        window.hint = document.createElement("span");
+        window.svg = bars(group, "m", "name", () => {}, hint, 800);
+    }""")
+    assert "it does not start at 0, so bars show differences, not sizes" in page.evaluate("hint.textContent")
+    assert page.evaluate("svg.querySelectorAll('.cut').length") == 1
+
+
+def test_the_slider_and_its_handle_are_on_the_screen_at_once(browser, report):
+    """At 900 pixels and less, portrait pictures too."""
+    found = Opened(browser, report, width=1440, height=600)
+    found.page.locator("#group0 button", has_text="Slider").click()
+    found.page.wait_for_timeout(100)
+    for part in ("input[type=range]", ".view"):
+        box = found.page.locator("#group0 .slider " + part).bounding_box()
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] < 601, part  # scrolling goes by whole pixels
+    found.page.close()
+
+
+def test_sections_link_to_the_top(opened):
+    opened.page.locator("#group1 .top").click()
+    opened.page.wait_for_function("window.scrollY === 0")
 
 
 def test_light_dark_and_keys(browser, report):
@@ -168,6 +197,10 @@ def test_light_dark_and_keys(browser, report):
 def test_a_phone_scrolls_down_only(browser, report):
     found = Opened(browser, report, width=360, touch=True)
     assert found.page.evaluate("document.documentElement.scrollWidth") == 360
+    assert not found.page.locator("#group0 .cue").is_visible()
+    found.page.set_viewport_size({"width": 240, "height": 740})
+    found.page.locator("#group0 .cue").wait_for(state="visible")  # now the table is wider than the screen, and says so
+    found.page.set_viewport_size({"width": 360, "height": 740})
     found.page.locator("#group0 button", has_text="Slider").tap()
     assert found.page.evaluate("document.documentElement.scrollWidth") == 360
     assert found.page.locator("#group0 .slider .view").bounding_box()["width"] <= 360

@@ -17,7 +17,6 @@ from skimage.data import astronaut
 
 from milo_restore import MILO, Restormer
 from milo_restore.cli import main
-from milo_restore.cli.denoise import load_model
 from milo_restore.data import list_images, read_image
 from milo_restore.errors import DataError, WeightsError
 from milo_restore.files.manifest import MANIFEST, forget_seals, manifest_of
@@ -28,6 +27,7 @@ from milo_restore.models.diffbir import IRControlNet
 from milo_restore.models.diffbir.components import load_control
 from milo_restore.models.lite import LITE, lite_weights
 from milo_restore.models.tiny import tiny_unet
+from milo_restore.models.trained import load_trained
 
 PHOTOGRAPH = astronaut()[:72, 180:276]
 
@@ -214,7 +214,7 @@ def test_damaged_final_weights_are_not_used(tmp_path):
     run.mkdir()
     (run / "env.json").write_text("{}")
     publish(run / "final", lambda folder: save_file(network.state_dict(), folder / "model.safetensors"))
-    load_model(run)
+    load_trained(run)
     for name in ("model.safetensors", "manifest.json"):
         path = run / "final" / name
         intact = path.read_bytes()
@@ -222,13 +222,13 @@ def test_damaged_final_weights_are_not_used(tmp_path):
             path.write_bytes(damaged)
             for given in (run, run / "final" / "model.safetensors"):
                 with pytest.raises(WeightsError, match=name):
-                    load_model(given)
+                    load_trained(given)
         path.write_bytes(intact)
     (run / "final" / "manifest.json").write_text('{"name": "another program\'s"}')
-    load_model(run / "final" / "model.safetensors")  # as a bare file: nothing is known of it
+    load_trained(run / "final" / "model.safetensors")  # as a bare file: nothing is known of it
     (run / "final" / "manifest.json").unlink()
     with pytest.raises(WeightsError, match=r"manifest.json: is missing"):
-        load_model(run)
+        load_trained(run)
 
 
 def test_a_damaged_control_is_not_used(tmp_path):

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import milo_restore
+import milo_restore.interrupt  # its words of Ctrl-C while imports last, and of no other package
 from milo_restore.errors import MiloRestoreError
 
 
@@ -70,7 +71,7 @@ COMMANDS = {
     "denoise": Command(
         "milo_restore.cli.denoise",
         "denoise images with a trained Restormer",
-        "milo-restore denoise --model runs/restormer_tiny --input noisy/ --output restored/",
+        "milo-restore denoise --model lite --input noisy/ --output denoised/",
     ),
     "restore": Command(
         "milo_restore.cli.restore",
@@ -91,6 +92,11 @@ COMMANDS = {
         "milo_restore.cli.run",
         "run a training program that someone else wrote, with MILO in place of its loss",
         "milo-restore run --loss milo-cosine -- hat/train.py -opt train_HAT.yml",
+    ),
+    "config": Command(
+        "milo_restore.cli.config",
+        "print every key of a recipe's configuration, as text or as a JSON schema for editors",
+        "milo-restore config restormer_denoise",
     ),
     "assets": Command(
         "milo_restore.cli.assets",

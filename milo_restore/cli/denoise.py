@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from milo_restore.cli.jobs import Job, add_existing, find_jobs, say, to_do, usable, write_record
-from milo_restore.errors import DataError, NumericsError, WeightsError
+from milo_restore.errors import DataError, NumericsError
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from milo_restore.models.restormer import Restormer
 
 RECORD = "denoise.json"
-TRAINED = Path("final") / "model.safetensors"  # of a run folder of recipes/restormer_denoise.py
 _SMALLEST = 16  # pixels along a side
 
 
@@ -54,10 +53,11 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
 
     from milo_restore.files.hashes import sha256_of
+    from milo_restore.models.trained import load_trained
     from milo_restore.processes import choose_device
 
     device = choose_device(arguments.device)
-    model, weights = load_model(arguments.model, arguments.entry)
+    model, weights = load_trained(arguments.model, arguments.entry)
     settings = {
         "weights": str(weights), "sha256": sha256_of(weights), "entry": arguments.entry,
         "add_noise": arguments.add_noise,
@@ -67,33 +67,6 @@ def main(arguments: argparse.Namespace) -> int:
     _denoise_all(model.to(device), jobs, arguments.add_noise, device)
     print(f"{len(jobs)} {'image' if len(jobs) == 1 else 'images'} denoised: {arguments.output}")
     return 0
-
-
-def load_model(name: str | Path, entry: str | None = None) -> tuple[Restormer, Path]:
-    """A trained Restormer in eval mode, and its weight file.
-
-    Args:
-        name: one of `milo_restore.models.lite.LITE`, a run folder, or a weight file.
-        entry: of a weight file that holds several networks, see `Restormer.from_checkpoint`.
-
-    Raises:
-        WeightsError: the run has not finished, or the file is missing, damaged or another network's.
-    """
-    from milo_restore.files.manifest import verify_file
-    from milo_restore.models.lite import LITE, lite_weights
-    from milo_restore.models.restormer import Restormer
-
-    path = lite_weights(str(name)) if name in LITE else Path(name)
-    if not path.exists():
-        mend = f"Give {', '.join(LITE)}, a run folder or a weight file"
-        raise WeightsError("neither a shipped denoiser nor a path", where=path, mend=mend)
-    weights = path / TRAINED if path.is_dir() else path
-    if path.is_dir() and not weights.is_file():
-        mend = "Finish the run with --resume latest, or name a weight file"
-        raise WeightsError("holds no trained network", where=path, mend=mend)
-    if (path / "env.json").is_file():
-        verify_file(weights, needed=True)  # a run always writes a manifest, which reading looks at where there is one
-    return Restormer.from_checkpoint(weights, entry=entry).eval(), weights
 
 
 def _denoise_all(model: Restormer, jobs: list[Job], sigma: float | None, device: torch.device) -> None:

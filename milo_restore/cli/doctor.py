@@ -247,11 +247,17 @@ def check_assets() -> list[Finding]:
     except MiloRestoreError as error:
         return [Finding("bad", str(error))]
     findings.append(Finding("ok", f"MILO_RESTORE_ASSETS: {folder or 'not set'}; cache: {files.cache_folder()}"))
+    missing = []
     for status in files.list_assets():
         if status.state in _THERE:
             findings.append(Finding("ok", f"{status.name} in {status.where}{_THERE[status.state]}"))
+        elif status.state == "missing" and status.note == f"Run 'milo-restore assets fetch {status.name}'":
+            missing.append(status.name)
         else:
             findings.append(Finding("note", f"{status.name} is {status.state}", status.note))
+    if missing:
+        every = f"For all of them run 'milo-restore assets fetch {' '.join(missing)}'"
+        findings.append(Finding("note", f"missing: {', '.join(missing)}", every))
     return findings
 
 

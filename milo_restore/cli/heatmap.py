@@ -1,13 +1,28 @@
-"""``milo-restore map``: a picture of where the visible errors are."""
+"""``milo-restore map``: pictures of where the visible errors are."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from milo_restore.cli.metric import add_metric_arguments, add_modcrop, load_milo, pair_error, read_pair
+from milo_restore.cli.metric import (
+    LATENT_SUFFIXES,
+    add_metric_arguments,
+    add_modcrop,
+    add_pairing,
+    load_milo,
+    pair_error,
+    read_pair,
+)
 from milo_restore.errors import ConfigError, DataError
 from milo_restore.files.write import check_target
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from milo_restore.metric import MaskedMetric
 
 MAP_TOP = 0.869
 MASK_TOP = 4.0
@@ -19,9 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Draw MILO's map of visible errors, or with --mask its visibility mask, with the scale beside it. "
         "The scale is the same for every image unless --top changes it."
     )
-    parser.add_argument("reference", metavar="REF", type=Path, help="the undistorted image")
-    parser.add_argument("distorted", metavar="DIST", type=Path, help="the distorted image")
-    parser.add_argument("--output", "--out", metavar="MAP.png", type=Path, required=True, help="the picture to write")
+    parser.add_argument("reference", metavar="REF", type=Path, help="the undistorted image, or a folder of them")
+    parser.add_argument(
+        "distorted", metavar="DIST", type=Path, help="the distorted image, or a folder: files are paired by name"
+    )
+    parser.add_argument(
+        "--output",
+        "--out",
+        metavar="MAP.png|DIR",
+        type=Path,
+        required=True,
+        help="the picture, or of folders the folder",
+    )
     parser.add_argument("--mask", action="store_true", help="the mask, how visible an error would be, in (0, 4)")
     parser.add_argument(
         "--top",
@@ -32,38 +56,71 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-scale", action="store_true", help="only the map: one pixel per image pixel, no scale")
     add_metric_arguments(parser)
     add_modcrop(parser)
+    add_pairing(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Compute the map and write the picture."""
+    """Compute the maps and write the pictures."""
+    top = arguments.top if arguments.top is not None else MASK_TOP if arguments.mask else MAP_TOP
+    if not 0 < top < float("inf"):
+        raise ConfigError(f"must be a positive number, got {top}", where="--top")
+    pairs = _pairs(arguments)
+    metric, device = load_milo(arguments.weights, latent=arguments.latent, device=arguments.device)
+    print(f"metric: {type(metric).__name__}, weights: {metric.weights}")
+    for reference, distorted, target in pairs:
+        tensors = read_pair(reference, distorted, latent=arguments.latent, modcrop=arguments.modcrop)
+        try:
+            values = _draw(metric, [tensor.to(device) for tensor in tensors], target, top, arguments)
+        except DataError as error:
+            raise pair_error(error, reference, distorted) from error
+        ends = f"0 (black) to {top:g} (pale yellow)"
+        print(f"{target}: {ends}; mean {values.mean():.6f}, largest {values.max():.6f}")
+    return 0
+
+
+def _pairs(arguments: argparse.Namespace) -> list[tuple[Path, Path, Path]]:
+    """Reference, distorted file and picture of each pair.
+
+    Raises:
+        DataError: files have no counterpart, or the output cannot be what is asked for.
+    """
+    from milo_restore.measure.folders import find_pairs
+
+    output: Path = arguments.output
+    pairs = find_pairs(
+        arguments.reference, arguments.distorted, LATENT_SUFFIXES if arguments.latent else None,
+        recursive=arguments.recursive, only_present=arguments.only_present,
+    )  # fmt: skip
+    picture = output.suffix.lower() == ".png"
+    if arguments.reference.is_dir():
+        if picture:
+            mend = "Name a folder: --output maps/"
+            raise DataError("is a folder, of which one picture cannot be drawn", where=arguments.reference, mend=mend)
+        found = [(reference, distorted, output / f"{name}.png") for name, reference, distorted in pairs]
+    elif not picture:
+        raise DataError("pictures are written as PNG", where=output, mend="Use a name that ends in .png")
+    else:
+        found = [(pairs[0][1], pairs[0][2], output)]
+    for *_, target in found:
+        check_target(target)
+    return found
+
+
+def _draw(
+    metric: MaskedMetric, pair: Sequence[Tensor], target: Path, top: float, arguments: argparse.Namespace
+) -> Tensor:
+    """Write the picture of one pair; its values, (H, W)."""
     import torch
 
     from milo_restore.data.images import write_png
     from milo_restore.show.grid import heat_map, with_colour_bar
 
-    top = arguments.top if arguments.top is not None else MASK_TOP if arguments.mask else MAP_TOP
-    if not 0 < top < float("inf"):
-        raise ConfigError(f"must be a positive number, got {top}", where="--top")
-    if arguments.output.suffix.lower() != ".png":
-        raise DataError("pictures are written as PNG", where=arguments.output, mend="Use a name that ends in .png")
-    check_target(arguments.output)
-    for path in (arguments.reference, arguments.distorted):
-        if path.is_dir():
-            raise DataError("is a folder", where=path, mend="A map is of one image: give two files")
-    pair = read_pair(arguments.reference, arguments.distorted, latent=arguments.latent, modcrop=arguments.modcrop)
-    metric, device = load_milo(arguments.weights, latent=arguments.latent, device=arguments.device)
-    image, reference = (tensor.to(device) for tensor in pair)
-    try:
-        with torch.no_grad():
-            values = (metric.mask if arguments.mask else metric.map)(image, reference=reference)[0, 0]
-    except DataError as error:
-        raise pair_error(error, arguments.reference, arguments.distorted) from error
+    image, reference = pair
+    with torch.no_grad():
+        values = (metric.mask if arguments.mask else metric.map)(image, reference=reference)[0, 0]
     picture = heat_map(values, top)
     if not arguments.no_scale:
         title = f"{type(metric).__name__} {'mask' if arguments.mask else 'map'}"
         picture = with_colour_bar(picture, top, title)
-    write_png(arguments.output, picture)
-    print(f"metric: {type(metric).__name__}, weights: {metric.weights}")
-    ends = f"0 (black) to {top:g} (pale yellow)"
-    print(f"{arguments.output}: {ends}; mean {values.mean():.6f}, largest {values.max():.6f}")
-    return 0
+    write_png(target, picture)
+    return values

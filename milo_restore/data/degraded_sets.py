@@ -58,7 +58,7 @@ class DegradedData:
     (.jsonl, .parquet) and WebDataset shards (.tar), see `milo_restore.data.listing`.
     """
 
-    train: tuple[str, ...] = ("photographs",)
+    train: tuple[str, ...] = ("photographs",)  # named data sets, photographs, or folders with all below them
     test: tuple[str, ...] = ("held-out-photographs",)  # astronaut-face: the face in one of the photographs
     leave_out: tuple[str, ...] = ()  # file names that are not trained on
     root: str | None = None  # where named data sets lie; null: MILO_RESTORE_ASSETS, then the cache

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milo_restore.data.images import list_images, load_images, read_image
-from milo_restore.errors import DataError
+from milo_restore.errors import DataError, did_you_mean
 from milo_restore.files import DATASETS, find_dataset
 from milo_restore.files.hashes import images_sha256, text_sha256
 from milo_restore.files.quarantine import Quarantine
@@ -70,6 +70,8 @@ def load_collection(
     """
     if name in PHOTOGRAPHS:
         return PHOTOGRAPHS[name]()
+    if name not in DATASETS and not Path(name).exists() and (hint := did_you_mean(name, [*PHOTOGRAPHS, *DATASETS])):
+        raise DataError("is neither a folder nor a data set", where=name, mend=hint)
     paths = find_dataset(name, Path(root) if root else None) if name in DATASETS else list_images(name)
     return load_images(paths, quarantine=quarantine)
 

@@ -24,7 +24,7 @@ def noise_range(sigma: float | Sequence[float]) -> tuple[float, float]:
         sigma: one level such as 25, or the two ends of a uniform range such as ``(0, 50)`` (blind denoising).
 
     Raises:
-        ConfigError: not finite, negative, not two numbers, or in the wrong order.
+        ConfigError: not finite, negative, below 1 but not 0, not two numbers, or in the wrong order.
     """
     ends = tuple(float(end) for end in sigma) if isinstance(sigma, Sequence) else (float(sigma), float(sigma))
     mend = "Use one level such as 25, or a range such as [0, 50], in 8-bit units"
@@ -34,7 +34,19 @@ def noise_range(sigma: float | Sequence[float]) -> tuple[float, float]:
         raise ConfigError(f"noise levels must be finite and not negative, got {sigma}", where="sigma", mend=mend)
     if ends[0] > ends[1]:
         raise ConfigError(f"the range of noise levels {sigma} is in the wrong order", where="sigma", mend=mend)
+    refuse_fraction(ends[1])
     return ends
+
+
+def refuse_fraction(level: float) -> None:
+    """Refuse a noise level that was meant for values in [0, 1].
+
+    Raises:
+        ConfigError: it lies between 0 and 1.
+    """
+    if 0 < level < 1:
+        what = f"{level:g} is noise in 8-bit units: for {level:g} of 1 write {255 * level:g}"
+        raise ConfigError(what, where="sigma", mend="No denoiser is trained for less than one level of 256")
 
 
 def draw_noise(

@@ -189,7 +189,7 @@ def load_table(number: int, recipes: Path) -> Table:
     """
     path = recipes / "tables" / f"table{number}.yaml"
     if not path.is_file():
-        mend = "Run it in a clone of the repository, or give --recipes DIR"
+        mend = "Run it in a clone of the repository: the installed package has no recipes/"
         raise DataError("no such file", where=path, mend=mend)
     table = load_config(Table, path)
     if table.number != number:

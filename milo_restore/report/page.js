@@ -73,7 +73,8 @@ function bars(group, metric, order, open, hint, width) {
   const known = values.flat().filter((value) => value !== null);
   const highest = Math.max(...known), lowest = Math.min(...known);
   const zero = lowest < 0 || lowest < 0.5 * highest ? Math.min(0, lowest) : lowest - (highest - lowest || highest || 1) * 0.15;
-  hint.textContent = known.length ? `axis from ${written(zero)} to ${written(highest)}` : "no values";
+  const ends = `axis from ${written(zero)} to ${written(highest)}`;
+  hint.textContent = known.length ? ends + (zero === 0 ? "" : ": it does not start at 0, so bars show differences, not sizes") : "no values";
   const left = Math.min(160, width * 0.3), room = Math.max(60, width - left - 70);
   const across = (value) => left + ((value - zero) / (highest - zero || 1)) * room;
   const images = group.names.map((name, number) => number);
@@ -98,7 +99,7 @@ function bars(group, metric, order, open, hint, width) {
       make("text", { x: across(value) + 4, y: y + thick - 3 }, written(value)));
     });
   });
-  svg.append(make("line", { class: "axis", x1: left, x2: left, y1: 0, y2: images.length * tall + gap }));
+  svg.append(make("line", { class: zero === 0 ? "axis" : "axis cut", x1: left, x2: left, y1: 0, y2: images.length * tall + gap }));
   return svg;
 }
 
@@ -140,7 +141,7 @@ class Viewer {
     this.range = make("input", { type: "range", min: 0, max: 100, value: 50, step: 1, "aria-label": "Before/after: share of the left picture",
       oninput: () => this.split() });
     this.compare = make("div", { class: "slider", hidden: true }, make("div", { class: "bar" }, this.chosen[0],
-      make("span", { class: "hint" }, "against"), this.chosen[1]), this.stage, this.range);
+      make("span", { class: "hint" }, "against"), this.chosen[1]), this.range, this.stage);
     this.watch(this.stage);
     this.place.append(make("h3", {}, "Pictures"), make("div", { class: "bar", role: "toolbar", "aria-label": "Viewer" },
       button("‹", "Previous image", () => this.step(-1)), this.select, button("›", "Next image", () => this.step(1)),
@@ -165,6 +166,7 @@ class Viewer {
     if (this.roles.length < 2) return;
     this.slider = !this.slider; this.slideButton.setAttribute("aria-pressed", this.slider);
     this.compare.hidden = !this.slider; this.draw();
+    if (this.slider) this.compare.scrollIntoView({ block: "nearest" });
   }
 
   fill(view, role, name, maps) {
@@ -193,6 +195,8 @@ class Viewer {
     this.fill(this.stage, right, names[right], maps);
     this.over = this.fill(this.stage, left, names[left], maps);
     this.stage.append(make("div", { class: "line" }));
+    for (const part of [this.range, this.stage]) // as a whole on the screen, the handle above the cut
+      part.style.maxWidth = `calc(70vh * ${picture.size[0] / picture.size[1]})`;
     this.transform();
   }
 
@@ -304,6 +308,9 @@ function extremes(place, group, open) {
 // The page -----------------------------------------------------------------------------------------------------------
 
 document.querySelectorAll("table.means").forEach(sortable);
+const cues = () => document.querySelectorAll(".scroll").forEach((one) => one.classList.toggle("wide", one.scrollWidth > one.clientWidth));
+addEventListener("resize", cues);
+cues();
 document.querySelectorAll("section[data-group]").forEach((section) => {
   const group = DATA.groups[Number(section.dataset.group)];
   const viewer = group.pictures.length ? new Viewer(section.querySelector(".viewer"), group) : null;

@@ -15,6 +15,11 @@ from milo_restore.processes import leave
 from milo_restore.train.diverged import Diverged
 
 C = TypeVar("C")
+_EPILOG = """\
+milo-restore config {name} prints every key with its type, default and meaning.
+
+example:
+  python recipes/{name}.py --set training.seed=7 --output runs/seed7 --dry-run"""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,11 @@ def run_recipe(
     Returns:
         The exit code: ``main``'s own, or 2 after an error that the user can mend.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=_EPILOG.format(name=Path(sys.argv[0]).stem),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--config", type=Path, default=default_config, help=f"YAML file (default: {default_config.name})"
     )

@@ -68,6 +68,7 @@ class Journal:
         self.live = self.main and sys.stderr.isatty()
         self.bar = tqdm(total=last, initial=start, unit="step", disable=not self.live, dynamic_ncols=True)
         self._since, self._at = time.perf_counter(), start
+        self._began, self._start, self.last = self._since, start, last
 
     def say(self, line: str) -> None:
         """One line to the terminal, above the bar."""
@@ -101,7 +102,8 @@ class Journal:
         self.write(step, {**values, "steps_per_second": round(speed, 4)})
         if not self.live:
             numbers = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
-            self.say(f"step {step}/{self.bar.total}  {numbers}  {speed:.3g} it/s")
+            left = (self.last - step) * (now - self._began) / max(step - self._start, 1)
+            self.say(f"step {step}/{self.last}  {numbers}  {speed:.3g} it/s  {tqdm.format_interval(left)} left")
 
     def picture(self, step: int, array: np.ndarray[Any, Any]) -> None:
         """A sample grid, uint8 (H, W, 3) RGB: to samples/000500.png and the trackers that take pictures."""

@@ -24,11 +24,12 @@ from milo_restore.train import bad_files, best, checkpoint, health, identity
 from milo_restore.train.diverged import Diverged
 from milo_restore.train.feed import MicroBatch, feed
 from milo_restore.train.guard import Outcome, Step, culprits, take_step
+from milo_restore.train.introduce import introduction, peak
 from milo_restore.train.log import Journal, environment
 from milo_restore.train.opening import open_folder
 from milo_restore.train.processes import deterministic, start_accelerator
 from milo_restore.train.schedule import check_split, learning_rate
-from milo_restore.train.settings import TrainSettings
+from milo_restore.train.settings import TrainSettings, check_best
 from milo_restore.train.signals import StopSignals
 from milo_restore.train.state import TrainingState
 from milo_restore.train.waiting import Waiting
@@ -76,6 +77,7 @@ class _Run:
     evaluation: dict[str, float] | None = None
     loss: float | None = None
     watch: GamingWatch = field(default_factory=GamingWatch)
+    told: bool = False  # of the memory that a step takes
     readings: list[tuple[float, float]] | None = None  # L1 and MILO of the steps since the last line; None: no step yet
 
 
@@ -117,7 +119,8 @@ def fit(
             them is refused before the start. Without it more is better, and the first evaluation shows what there is.
         record: what else to keep: ``"config"`` is the text of config.yaml, and ``"fixed"`` a dict of what is not
             written there (hashes of images and weights, ...); neither may change on resume, but for the keys of the
-            configuration in ``"free"``, such as where caches lie. The rest goes to env.json and the final metadata.
+            configuration in ``"free"``, such as where caches lie. The rest goes to env.json and the final metadata;
+            of these ``"about"``, such as ``{"data": "3 images", "loss": "milo"}``, is also told at the start.
         changes: keys that may differ on resume all the same. What differs is then on record as ``changes`` in
             state.json, env.json and final/metadata.json.
         until: pause after this step with a checkpoint, as if stopped; the schedules still see the whole run.
@@ -133,9 +136,8 @@ def fit(
     """
     began, output, record = time.perf_counter(), Path(output), dict(record or {})
     config, free = record.get("config"), record.pop("free", ())
-    if lower_better is not None and settings.keep_best not in (None, *lower_better):
-        known = ", ".join(lower_better)
-        raise ConfigError(f"no evaluation gives {settings.keep_best!r}", where="keep_best", mend=f"Known: {known}")
+    if lower_better is not None:
+        check_best(settings, lower_better)
     accelerator = start_accelerator(settings, output)
     check_split(settings, accelerator.num_processes)
     with contextlib.ExitStack() as stack:
@@ -159,7 +161,7 @@ def fit(
             notes.append(
                 "the loss follows a curriculum: its values do not compare between steps, l1's and evaluations do"
             )
-        for note in notes:
+        for note in [*introduction(state, settings, output, last, record.get("about", {})), *notes]:
             journal.say(note)
         bad_files.start(state, journal, output)
         bad_files.check(state, settings, output)
@@ -267,6 +269,9 @@ def _log(run: _Run, outcome: Outcome) -> None:
     state, settings, journal = run.state, run.settings, run.journal
     rate = learning_rate(state.step, settings)
     position = None if run.curriculum is None else float(run.curriculum(state.step))
+    if not run.told:
+        journal.say(f"memory after the first step: {peak(state.accelerator.device)}")
+        run.told = True
     journal.advance(outcome.loss, outcome.parts.get("l1"), rate, position)
     if not outcome.skipped:
         _watch(run, outcome)

@@ -36,6 +36,24 @@ def open_folder(output: Path, resume: str | Path | None, lock: FolderLock) -> tu
     notes = lock.acquire()
     with checkpoint.writing(output):
         checkpoint.clean(output)
+    return start_of(output, resume, notes)
+
+
+def start_of(output: Path, resume: str | Path | None, notes: list[str]) -> tuple[Path | None, list[str]]:
+    """Decide where a run starts; changes nothing.
+
+    Args:
+        output: the run folder, which need not exist.
+        resume: see `milo_restore.train.fit`.
+        notes: to which what there is to tell is added.
+
+    Returns:
+        A verified checkpoint or None, and the notes.
+
+    Raises:
+        ConfigError: the folder holds a run already, or files that are no run's.
+        WeightsError: a damaged checkpoint named by path, or none intact.
+    """
     if resume == "latest":
         source = checkpoint.newest_intact(output, notes.append)
         if source is not None:

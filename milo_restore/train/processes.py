@@ -11,6 +11,7 @@ import torch
 import torch.distributed.nn  # before there is a group: see milo_restore.processes.leave
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, ProjectConfiguration
 
 from milo_restore.errors import ConfigError
@@ -27,6 +28,10 @@ def start_accelerator(settings: TrainSettings, output: Path) -> Accelerator:
     for name in settings.trackers:
         if name not in known:
             raise ConfigError(f"{name!r} is not one of {', '.join(known)}", where="trackers")
+    missing = sorted(set(settings.trackers) - {str(kind) for kind in get_available_trackers()})
+    if missing:  # before Accelerate warns of it
+        mend = f"pip install {missing[0]}, or leave it out"
+        raise ConfigError(f"{missing[0]!r} is not installed", where="trackers", mend=mend)
     launched = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate launch and torchrun
     alone = PartialState._shared_state != {} and PartialState().num_processes == 1
     AcceleratorState._reset_state(reset_partial_state=launched > 1 and alone)
@@ -48,10 +53,6 @@ def start_accelerator(settings: TrainSettings, output: Path) -> Accelerator:
         )
     if accelerator.num_processes != launched:
         raise ConfigError(f"{launched} processes were launched, Accelerate sees {accelerator.num_processes}")
-    missing = set(settings.trackers) - {str(kind) for kind in accelerator.log_with}
-    if missing:
-        name = sorted(missing)[0]
-        raise ConfigError(f"{name!r} is not installed", where="trackers", mend=f"pip install {name}, or leave it out")
     return accelerator
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
+
+from milo_restore.errors import ConfigError
 
 
 def _at_least(name: str, value: float, least: int) -> None:
@@ -101,3 +104,18 @@ class TrainSettings:
     def steps(self) -> int:
         """Optimisation steps of the whole run."""
         return sum(stage.steps for stage in self.stages)
+
+
+def check_best(settings: TrainSettings, numbers: Collection[str]) -> None:
+    """Refuse a ``keep_best`` that no evaluation gives.
+
+    Args:
+        settings: of the run.
+        numbers: the names of what evaluations give.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    if settings.keep_best not in (None, *numbers):
+        known = f"Known: {', '.join(numbers)}"
+        raise ConfigError(f"no evaluation gives {settings.keep_best!r}", where="keep_best", mend=known)

@@ -13,7 +13,7 @@ import numpy as np
 
 from milo_restore.data.degrade.arrays import Floats, check_range, draw, jpeg, round_to_bytes
 from milo_restore.data.degrade.kernels import Range
-from milo_restore.data.noise import draw_noise
+from milo_restore.data.noise import draw_noise, refuse_fraction
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class BlindNoiseSettings:
     def __post_init__(self) -> None:
         for name in ("sigma", "shot", "read"):
             check_range(name, getattr(self, name), 0)
+        refuse_fraction(self.sigma[1])
         check_range("correlation", self.correlation, 0.05)
         check_range("jpeg", self.jpeg, 1, 100)
         for name in ("realistic", "correlated", "compressed"):

@@ -75,10 +75,10 @@ class RealESRGANSettings:
 
     kernel_sizes: tuple[int, int] = (7, 21)  # smallest and largest side of a kernel; odd ones only, in pixels
     kernel_shares: tuple[float, float, float, float, float, float] = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)  # of KINDS
-    beta_generalized: Range = (0.5, 4.0)
-    beta_plateau: Range = (1.0, 2.0)
+    beta_generalized: Range = (0.5, 4.0)  # shape of generalized Gaussians; 1: Gaussian
+    beta_plateau: Range = (1.0, 2.0)  # shape of plateau-shaped kernels
     sinc_probability: float = 0.1  # a sinc filter in place of a pass's blur
-    final_sinc_probability: float = 0.8
+    final_sinc_probability: float = 0.8  # how often a sinc filter comes before or after the last JPEG
     first: FirstPass = field(default_factory=FirstPass)
     second: SecondPass = field(default_factory=SecondPass)
     scale: int = 4  # the small image has the input's size over this; it is enlarged back in the end

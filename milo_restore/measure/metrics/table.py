@@ -82,7 +82,7 @@ def find_metric(name: str) -> Known:
     mode = from_pyiqa.pyiqa_mode(base)
     if mode is None:
         known = list(dict.fromkeys((*OURS, *OF_SETS, *PYIQA)))
-        mend = " ".join(filter(None, (did_you_mean(base, known), f"Known: {', '.join(known)}")))
+        mend = did_you_mean(base, known) or f"Known: {', '.join(known)}"
         raise ConfigError("no such metric", where=repr(name), mend=mend)
     return Known(from_pyiqa.load_pyiqa, mode == "FR")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -13,20 +13,22 @@ from torch import nn
 from milo_restore.data import to_tensor, to_uint8
 from milo_restore.data.restoration_pairs import RestorationPair, Restore
 from milo_restore.models.diffbir.condition import result_size
-from milo_restore.models.diffbir.frozen import Frozen
 from milo_restore.models.diffbir.images import resized
 from milo_restore.models.diffbir.schedules import Version
+
+if TYPE_CHECKING:
+    from milo_restore.models.diffbir.frozen import Frozen
 
 
 @dataclass(frozen=True)
 class Sampling:
     """Sampling settings of the samples and the final evaluation."""
 
-    steps: int = 50  # DiffBIR v2's
+    steps: int = 50  # of sampling; DiffBIR v2's
     guidance_scale: float = 4.0  # classifier-free guidance against the negative prompt; 1: none
     start: Literal["noise", "condition"] = "noise"  # condition: from the cleaned image's latent, noised to the end
     minimum_side: int = 0  # smaller images are denoised enlarged to it, in pixels; Stable Diffusion knows 512
-    seed: int = 231
+    seed: int = 231  # of the noise that sampling starts from; an image's number is added
 
 
 def pipeline_restorer(pipeline: Any, *, seed: int = 0, **options: Any) -> Restore:
