@@ -22,6 +22,7 @@ BROUGHT_BY = {
     ),
     "basicsr": ("basicsr",),
     "diffusion": ("diffusers", "transformers", "spandrel"),
+    "faces": ("facexlib",),
     "eval": ("pyiqa", "stlpips_pytorch", "flip_evaluator"),
 }  # fmt: skip
 """The extras of pyproject.toml, and what each brings, by the names that Python imports."""
