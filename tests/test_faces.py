@@ -30,7 +30,7 @@ def plain(colour, side=128):
 
 @pytest.mark.parametrize(("factor", "rms"), [(1, 3), (2, 2)])
 def test_a_face_pasted_back_is_the_photograph(factor, rms):
-    """On the way there are two interpolations; a shift by half a pixel would make 7 and 4 of this rms."""
+    """On the way there are two interpolations; a shift by half a pixel would make 10 and 5 of the rms."""
     photograph, matrix = astronaut(), alignment(LANDMARKS)
     background = resized(photograph, factor)
     face = aligned_face(photograph, matrix)
