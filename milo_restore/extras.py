@@ -22,6 +22,7 @@ BROUGHT_BY = {
     ),
     "basicsr": ("basicsr",),
     "diffusion": ("diffusers", "transformers", "spandrel"),
+    "faces": ("facexlib",),
     "eval": ("pyiqa", "stlpips_pytorch", "flip_evaluator"),
     "data": ("webdataset", "pyarrow"),
 }  # fmt: skip

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import platform
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from milo_restore.errors import ConfigError, MiloRestoreError
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+
+_PATIENCE = timedelta(days=7)  # that one process waits for another, whose share of a folder may take longer
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -102,6 +106,31 @@ def leave() -> None:
     if dist.is_available() and dist.is_initialized():
         gc.collect()  # DistributedDataParallel lies in reference cycles, and holds the group
         dist.destroy_process_group()
+
+
+def start_processes(name: str | None) -> torch.device:
+    """The device of ``--device``; where ``accelerate launch`` or torchrun started several processes, they meet here.
+
+    Raises:
+        ConfigError: no such device here, one for several processes, or fewer processes than were launched.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched == 1:
+        return choose_device(name)
+    import torch.distributed.nn  # noqa: F401 before there is a group: see leave
+    from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
+
+    if name not in (None, "cpu"):
+        mend = "Leave it out: each process gets its own. Or give cpu"
+        raise ConfigError("several processes cannot share one device", where=f"--device {name}", mend=mend)
+    patient = InitProcessGroupKwargs(timeout=_PATIENCE)
+    on_cpu = name == "cpu" or choose_device(None).type == "cpu"
+    accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[patient])
+    if rank_and_size()[1] != launched:
+        raise ConfigError(f"{launched} processes were launched, Accelerate sees {rank_and_size()[1]}")
+    device: torch.device = accelerator.device
+    return device
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -34,6 +34,7 @@ _FOR = {
     "recipes": "images, training, measuring",
     "basicsr": "milo-restore basicsr, Real-ESRGAN's and CodeFormer's degradation, DiffBIR's cleaners",
     "diffusion": "DiffBIR",
+    "faces": "faces in photographs",
     "eval": "other metrics; pyiqa is under PolyForm Noncommercial 1.0.0, for research and other non-commercial use",
     "data": "training images in WebDataset's shards and parquet tables",
 }

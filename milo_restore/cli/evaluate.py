@@ -15,8 +15,6 @@ from milo_restore.errors import ConfigError, DataError, listed
 from milo_restore.files.write import check_target, replace_file
 
 if TYPE_CHECKING:
-    import torch
-
     from milo_restore.measure.metrics import Protocol
 
 _PROTOCOLS = (
@@ -107,11 +105,13 @@ def _add_protocol(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Measure, write, and print the table."""
+    from milo_restore.processes import start_processes
+
     for file in (arguments.output, arguments.csv):
         if file is not None:
             check_target(file)
     _check_replaced(arguments.output)
-    device = _start(arguments.device)
+    device = start_processes(arguments.device)
 
     from milo_restore.files import cache_folder
     from milo_restore.measure.cache import KnownImages
@@ -184,22 +184,6 @@ def _check_replaced(file: Path) -> None:
             mend = "Name another --output, or remove it"
             raise ConfigError("is there already and holds no results of this command", where=file, mend=mend) from error
         print(f"milo-restore: the results in {file} are replaced", file=sys.stderr)
-
-
-def _start(name: str | None) -> torch.device:
-    """The device; where ``accelerate launch`` started several processes, they find each other here."""
-    from milo_restore.processes import choose_device
-
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return choose_device(name)
-    import torch.distributed.nn  # noqa: F401 before there is a group: see milo_restore.processes.leave
-    from accelerate import Accelerator
-
-    if name not in (None, "cpu"):
-        mend = "Leave it out: each process gets its own. Or give cpu"
-        raise ConfigError("several processes cannot share one device", where=f"--device {name}", mend=mend)
-    device: torch.device = Accelerator(cpu=name == "cpu" or choose_device(None).type == "cpu").device
-    return device
 
 
 def _protocol(arguments: argparse.Namespace) -> Protocol:

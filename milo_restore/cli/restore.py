@@ -7,7 +7,8 @@ from pathlib import Path
 
 from milo_restore.cli.convert import VERSIONS
 from milo_restore.cli.jobs import add_existing, find_jobs, say, to_do, usable, write_record
-from milo_restore.cli.restore_run import TILE, load_pipeline, plan, restore_all
+from milo_restore.cli.restore_faces import PHOTO, Photographs, add_faces, check_faces, restore_background
+from milo_restore.cli.restore_run import TILE, Work, load_pipeline, maker, plan, restore_all, share
 from milo_restore.errors import ConfigError
 
 TASKS = ("sr", "denoise", "face")  # as the diffbir room has them; torch need not come for --help
@@ -20,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Restore images with DiffBIR: a cleaner, then sampling with Stable Diffusion under an IRControlNet. All images "
         "are checked before the first is restored. Without --model it is the shipped tiny world, whose pictures say "
-        "nothing about the method's quality."
+        "nothing about the method's quality. Several processes share the images: accelerate launch -m milo_restore.cli "
+        "restore ..."
     )
     parser.add_argument(
         "--task", required=True, choices=TASKS, help="chooses the cleaner, and the default of --upscale"
@@ -55,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cleaner-entry", metavar="NAME", help="of a cleaner's file with several networks (default: params_ema first)"
     )
     parser.add_argument("--upscale", type=float, metavar="N", help="size of the result (default: 4 for sr, else 1)")
+    add_faces(parser)
     _add_sampling(parser)
     parser.add_argument(
         "--tile",
@@ -133,29 +136,60 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Find and check the images, load the networks, restore."""
+    """Find and check the images, load the networks, restore; each of several processes its share."""
     from milo_restore.models.diffbir.images import MINIMUM_SIDE
+    from milo_restore.processes import leave, on_main, rank_and_size, start_processes
 
     for name in ("samples", "batch_size"):
         if getattr(arguments, name) < 1:
             raise ConfigError(
                 f"is {getattr(arguments, name)}", where=f"--{name.replace('_', '-')}", mend="Take 1 or more"
             )
+    check_faces(arguments)
+    arguments.device = str(start_processes(arguments.device))
+    try:
+        # One process looks: what others would find is changed by those that are ahead.
+        works = on_main(lambda: _wanted(arguments, MINIMUM_SIDE))
+        if works:
+            _restore(works, arguments)
+        elif rank_and_size()[0] == 0:
+            print(f"nothing to do: all results are in {arguments.output}")
+    finally:
+        leave()
+    return 0
+
+
+def _wanted(arguments: argparse.Namespace, minimum_side: int) -> list[Work]:
+    """The results that are to be made, after a look at all images."""
     images = find_jobs(arguments.input, arguments.output)
     works = plan(images, arguments)
     wanted = set(to_do([work.job for work in works], arguments))
     waiting = {work.image for work in works if work.job in wanted}
-    whole = set(usable([image for image in images if image in waiting], MINIMUM_SIDE, skip=arguments.skip_bad))
-    works = [work for work in works if work.job in wanted and work.image in whole]
-    if not works:
-        print(f"nothing to do: all results are in {arguments.output}")
-        return 0
+    whole = set(usable([image for image in images if image in waiting], minimum_side, skip=arguments.skip_bad))
+    return [work for work in works if work.job in wanted and work.image in whole]
+
+
+def _restore(works: list[Work], arguments: argparse.Namespace) -> None:
+    from milo_restore.processes import gather, on_main, rank_and_size
+
     pipeline, settings = load_pipeline(arguments)
-    write_record(arguments.output / RECORD, settings, resume=arguments.resume)
-    if arguments.model == "tiny":
+    make, batch_size, photographs = maker(pipeline, arguments.tile, settings), arguments.batch_size, None
+    if arguments.faces == PHOTO:
+        background = restore_background(pipeline, arguments, settings)
+        make = photographs = Photographs(pipeline, background, settings, arguments)
+        batch_size = 1  # a photograph; its faces go in batches
+    on_main(lambda: write_record(arguments.output / RECORD, settings, resume=arguments.resume))
+    first = rank_and_size()[0] == 0
+    if first and arguments.model == "tiny":
         say("the tiny world shows that the program works; its pictures are no statement about quality")
-    say(", ".join(f"{name} {value!r}" if "prompt" in name else f"{name} {value}" for name, value in settings.items()))
-    restore_all(pipeline, works, arguments, settings)
+    if first:
+        named = (f"{name} {value!r}" if "prompt" in name else f"{name} {value}" for name, value in settings.items())
+        say(", ".join(named))
+    restore_all(make, share(works), batch_size)
+    found = sum(gather(photographs.found if photographs else 0))
     count = len({work.image for work in works})
-    print(f"{count} {'image' if count == 1 else 'images'} restored: {arguments.output}")
-    return 0
+    what = f"{count} {'image' if count == 1 else 'images'} restored"
+    if photographs:
+        what += f", with {found} {'face' if found == 1 else 'faces'}"
+    if first:
+        print(f"{what}: {arguments.output}")

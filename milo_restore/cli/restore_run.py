@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from milo_restore.cli.captions import read_captions
 from milo_restore.cli.jobs import Job, say
 from milo_restore.errors import ConfigError, MiloRestoreError, WeightsError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from milo_restore.models.diffbir import DiffBIRPipeline
@@ -32,6 +34,10 @@ class Work:
     caption: str
 
 
+Make: TypeAlias = "Callable[[list[Work], Tensor], list[NDArray[np.uint8]]]"
+"""Results of works whose images, (N, 3, H, W) in [0, 1], are of one size."""
+
+
 def plan(images: Sequence[Job], arguments: argparse.Namespace) -> list[Work]:
     """The results that are asked for, with every image's samples one after the other.
 
@@ -48,6 +54,16 @@ def plan(images: Sequence[Job], arguments: argparse.Namespace) -> list[Work]:
             target = image.target.with_name(f"{image.target.stem}{end}.png")
             works.append(Work(image, Job(image.source, target), arguments.seed + number, captions[name]))
     return works
+
+
+def share(works: Sequence[Work]) -> list[Work]:
+    """What this process makes: of N processes, each every N-th image with all its samples."""
+    from milo_restore.processes import rank_and_size
+
+    rank, processes = rank_and_size()
+    images = list(dict.fromkeys(work.image for work in works))
+    mine = set(images[rank::processes])
+    return [work for work in works if work.image in mine]
 
 
 def load_pipeline(arguments: argparse.Namespace) -> tuple[DiffBIRPipeline, dict[str, Any]]:
@@ -113,6 +129,7 @@ def _settings(arguments: argparse.Namespace, version: str, cleaner: str, dtype: 
         "tile": "as memory asks" if given.tile is None else given.tile,
         "padding": given.padding,
         "dtype": dtype,
+        "faces": given.faces if given.faces == "in-photo" else None,
     }
 
 
@@ -142,25 +159,35 @@ def _default_cleaner(arguments: argparse.Namespace, version: str, folder: Path) 
     return own if own.is_file() else published_cleaner(version, arguments.task)
 
 
-def restore_all(
-    pipeline: DiffBIRPipeline, works: Sequence[Work], arguments: argparse.Namespace, settings: dict[str, Any]
-) -> None:
-    """Restore, and write every result as soon as it is there.
+def restore_all(make: Make, works: Sequence[Work], batch_size: int) -> None:
+    """Restore, and write every result as soon as it is there; call it on every process, each with its own works.
 
     Raises:
-        MiloRestoreError: naming the image, and what to do about it.
+        MiloRestoreError: naming the image, and what to do about it; of any process, on all, when all are done.
     """
+    from milo_restore.processes import gather
+
+    failure = None
+    try:
+        _restore_all(make, works, batch_size)
+    except MiloRestoreError as error:  # raised below, on all processes: the others would wait for this one for ever
+        failure = error
+    for problem in filter(None, gather(failure)):
+        raise problem
+
+
+def _restore_all(make: Make, works: Sequence[Work], batch_size: int) -> None:
     from tqdm import tqdm
 
-    from milo_restore.data.images import to_uint8, write_png
+    from milo_restore.data.images import write_png
+    from milo_restore.processes import rank_and_size
 
-    pipeline.set_progress_bar_config(desc="sampling", leave=False, position=1, disable=None)  # on terminals only
-    with tqdm(total=len(works), desc="restoring", unit="image", disable=None) as bar:
-        for batch, images in _batches(works, arguments.batch_size):
+    hidden = True if rank_and_size()[0] else None  # None: on terminals only
+    with tqdm(total=len(works), desc="restoring", unit="image", disable=hidden) as bar:
+        for batch, images in _batches(works, batch_size):
             try:
-                restored = _restored(pipeline, batch, images, arguments.tile, settings)
-                for work, image in zip(batch, restored):
-                    write_png(work.job.target, to_uint8(image))
+                for work, image in zip(batch, make(batch, images)):
+                    write_png(work.job.target, image)
             except ConfigError:
                 raise
             except MiloRestoreError as error:
@@ -188,6 +215,16 @@ def _batches(works: Sequence[Work], size: int) -> Iterator[tuple[list[Work], Ten
         images.append(image)
     if batch:
         yield batch, torch.stack(images)
+
+
+def maker(pipeline: DiffBIRPipeline, tile: int | None, settings: dict[str, Any]) -> Make:
+    """What a pipeline makes of images under these settings."""
+    from milo_restore.data.images import to_uint8
+    from milo_restore.processes import rank_and_size
+
+    hidden = True if rank_and_size()[0] else None
+    pipeline.set_progress_bar_config(desc="sampling", leave=False, position=1, disable=hidden)
+    return lambda batch, images: [to_uint8(image) for image in _restored(pipeline, batch, images, tile, settings)]
 
 
 def _restored(
