@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,19 @@ from milo_restore.data import SampleKey
 from milo_restore.data.degrade.batch import degrade_batch
 from milo_restore.data.degraded_sets import DegradedData, held_out, training_pairs
 from milo_restore.errors import ConfigError, WeightsError
-from milo_restore.loss import DiffusionLoss, gradient_cosines
-from milo_restore.loss.cosine import cosine_line
+from milo_restore.loss import DiffusionLoss, RestorationLoss, gradient_cosines
+from milo_restore.loss.build import latent_loss
+from milo_restore.loss.cosine import cosine_line, cosine_with_mse
 from milo_restore.measure.metrics import load_metric
 from milo_restore.models.diffbir import noise_scheduler, predict
 from milo_restore.models.diffbir.cleaner import load_cleaner
 from milo_restore.models.diffbir.frozen import Frozen, load_frozen
+from milo_restore.models.diffbir.one_step import OneStep
 from milo_restore.train.dry_run import look_at_all
 
 if TYPE_CHECKING:
     from diffbir import Config
+    from diffbir_one_step import Config as OneStepConfig
 
 LOOKED_AT, LOOKED_SIDE = 2, 256  # training crops for the cosine, and their side in pixels: a dry run has a CPU only
 
@@ -38,15 +41,26 @@ def check(config: Config) -> int:
     return look_at_all(Looks(config).by_name())
 
 
+def check_one_step(config: OneStepConfig) -> int:
+    """`check` of diffbir_one_step.py's configuration.
+
+    Raises:
+        ConfigError: something is wrong.
+    """
+    print(dump_config(config))
+    return look_at_all(OneStepLooks(config).by_name())
+
+
 class Looks:
     """Findings of the checks, for those that come after."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Any) -> None:
         self.config = config
         self.frozen: Frozen | None = None
         self.cleaner: nn.Module | None = None
         self.control: nn.Module | None = None
         self.loss: DiffusionLoss | None = None
+        self.one: RestorationLoss | None = None
 
     def by_name(self) -> dict[str, Callable[[], object]]:
         """The looks, in the order in which they need each other."""
@@ -56,7 +70,7 @@ class Looks:
             "data.train": lambda: f"{len(training_pairs(config.data, config.training.seed)):,} images",
             "data.test": lambda: ", ".join(f"{name}: {len(pairs)}" for name, pairs in held_out(config.data).items()),
             f"base {config.base}": self.look_at_networks,
-            f"control {config.control}": self.look_at_control,
+            self.trained: self.look_at_trained,
             f"cleaner {config.cleaner}": self.look_at_cleaner,
             f"loss {config.loss.label}": self.look_at_loss,
         }
@@ -76,7 +90,12 @@ class Looks:
         self.config.loss.check_latents_of(self.frozen.scale, self.config.base)
         return f"VAE {self.frozen.sha256()['vae'][:12]}"
 
-    def look_at_control(self) -> str:
+    @property
+    def trained(self) -> str:
+        """Name of what is trained."""
+        return f"control {self.config.control}"
+
+    def look_at_trained(self) -> str:
         if self.frozen is None:
             raise WeightsError(f"cannot be made without the base {self.config.base}")
         self.control = self.frozen.start_control(self.config.control)
@@ -109,6 +128,42 @@ class Looks:
         return f"{line} where the curriculum ends; {first} where it starts"
 
 
+class OneStepLooks(Looks):
+    """The same of a LoRA and a loss of the latent itself."""
+
+    @property
+    def trained(self) -> str:
+        """Name of what is trained."""
+        return f"lora of rank {self.config.lora.rank}"
+
+    def look_at_networks(self) -> str:
+        self.frozen = load_frozen(self.config.base, "none", self.config.texts)
+        return f"VAE {self.frozen.sha256()['vae'][:12]}, UNet of {_parameters(self.frozen.unet)}"
+
+    def look_at_trained(self) -> str:
+        if self.frozen is None:
+            raise WeightsError(f"cannot be made without the base {self.config.base}")
+        config = self.config
+        self.control = OneStep(self.frozen.unet, config.version, config.timestep, config.lora)
+        return _parameters(self.control)
+
+    def look_at_loss(self) -> object:
+        """The loss's weights, which have to know the base's latents."""
+        scale = None if self.frozen is None else self.frozen.scale
+        self.one = latent_loss(self.config.loss, self.config.training.steps, scale, self.config.base)
+        return getattr(self.one, "weights", None)
+
+    def look_at_cosine(self) -> str:
+        """Of the loss's gradient with MSE's, before the first step, on training crops."""
+        if self.frozen is None or self.cleaner is None or self.control is None or self.one is None:
+            raise WeightsError("cannot be computed without what is missing above")
+        frozen, steps = replace(self.frozen, cleaner=self.cleaner), self.config.training.steps
+        latents = frozen.encode(*_training_images(self.config.data, self.config.training.seed, self.config.patch))
+        with torch.no_grad():
+            said = self.control(latents["condition"], frozen.context)
+        return f"{float(cosine_with_mse(self.one, said, latents['mean'], steps)):.3f}"
+
+
 def _parameters(module: nn.Module) -> str:
     return f"{sum(value.numel() for value in module.parameters()):,} parameters"
 
@@ -121,3 +176,4 @@ def _training_images(data: DegradedData, seed: int, patch: int) -> tuple[Tensor,
     if "key" in batch:
         return degrade_batch(batch["target"], batch["key"], data.realesrgan, seed)
     return batch["input"], batch["target"]
+
