@@ -130,8 +130,9 @@ def main(config: Config, run: RunArguments) -> int:
         return result.exit_code
     model.to(state.device).eval()
     words = {**WORDS, "start": "one step before training", "restored": f"one step, {config.loss.label}"}
-    results = evaluate_restorers(stages, tests, metrics, run.output / "eval", labels=words, device=state.device,
-                                 notice=result.notice)  # fmt: skip
+    cache = Path(config.cache.folder, "measured") if config.cache.folder else None
+    results = evaluate_restorers(stages, tests, metrics, run.output / "eval", labels=words, cache=cache,
+                                 device=state.device, notice=result.notice)  # fmt: skip
     if state.is_main_process:
         write_png(run.output / "samples" / "final.png", sample_picture(shown, quick))
         replace_file(run.output / "run.json", json.dumps({"steps": result.step, **used}, indent=1) + "\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from milo_restore.cli.convert import VERSIONS
 from milo_restore.cli.jobs import add_existing, find_jobs, say, to_do, usable, write_record
+from milo_restore.cli.restore_one_step import load_one_step_pipeline
 from milo_restore.cli.restore_run import TILE, load_pipeline, plan, restore_all
 from milo_restore.errors import ConfigError
 
@@ -41,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="an IRControlNet, such as a run's controlnet/ (default: the model's)",
+    )
+    parser.add_argument(
+        "--one-step",
+        type=Path,
+        metavar="DIR",
+        help="final/ of a run of recipes/diffbir_one_step.py: one pass of the UNet in place of control and sampling, with "
+        "the cleaner and the prompt of its training unless given",
     )
     parser.add_argument(
         "--version", choices=VERSIONS, help="DiffBIR's (default: v2.1 where the model predicts velocities, else v2)"
@@ -150,7 +158,7 @@ def main(arguments: argparse.Namespace) -> int:
     if not works:
         print(f"nothing to do: all results are in {arguments.output}")
         return 0
-    pipeline, settings = load_pipeline(arguments)
+    pipeline, settings = (load_one_step_pipeline if arguments.one_step else load_pipeline)(arguments)
     write_record(arguments.output / RECORD, settings, resume=arguments.resume)
     if arguments.model == "tiny":
         say("the tiny world shows that the program works; its pictures are no statement about quality")
