@@ -21,7 +21,7 @@ BROUGHT_BY = {
         "jinja2", "tensorboard", "lpips", "huggingface_hub",
     ),
     "basicsr": ("basicsr",),
-    "diffusion": ("diffusers", "transformers", "spandrel"),
+    "diffusion": ("diffusers", "transformers", "spandrel", "peft"),
     "eval": ("pyiqa", "stlpips_pytorch", "flip_evaluator"),
 }  # fmt: skip
 """The extras of pyproject.toml, and what each brings, by the names that Python imports."""
