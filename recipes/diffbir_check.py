@@ -21,7 +21,9 @@ from milo_restore.measure.metrics import load_metric
 from milo_restore.models.diffbir import noise_scheduler, predict
 from milo_restore.models.diffbir.cleaner import load_cleaner
 from milo_restore.models.diffbir.frozen import Frozen, load_frozen
+from milo_restore.models.diffbir.memory import optimizer_bytes, saved_bytes, weight_bytes
 from milo_restore.models.diffbir.one_step import OneStep
+from milo_restore.train import PartialState
 from milo_restore.train.dry_run import look_at_all
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ class Looks:
         }
         for name in config.measured:
             looks[f"metric {name}"] = lambda name=name: load_metric(name).weights or "no weights"  # type: ignore[misc]
-        return looks | {"gradient cosine with MSE": self.look_at_cosine}
+        return looks | {"gradient cosine with MSE": self.look_at_cosine, "memory": self.look_at_memory}
 
     def look_at_licences(self) -> str:
         """The licence notes; none where the configuration names what is not this project's own is an error."""
@@ -108,6 +110,38 @@ class Looks:
     def look_at_loss(self) -> object:
         self.loss = DiffusionLoss(self.config.loss, noise_scheduler(self.config.version), self.config.training.steps)
         return self.loss.weights
+
+    def look_at_memory(self) -> str:
+        """What training keeps in a GPU's memory, from the networks' real sizes and a pass of one small crop."""
+        if self.frozen is None or self.cleaner is None or self.control is None:
+            raise WeightsError("cannot be computed without what is missing above")
+        config, settings, frozen, trained = self.config, self.config.training, self.frozen, self.control
+        half = settings.mixed_precision != "no"
+        unet = 2 if settings.mixed_precision == "bf16" else 4
+        if config.gradient_checkpointing:
+            for network in (frozen.unet, trained):
+                getattr(network, "enable_gradient_checkpointing", lambda: None)()
+        side = min(config.patch, LOOKED_SIDE)
+        latent = torch.zeros(1, 4, side // 8, side // 8)
+        kept, block = saved_bytes(lambda: self.said(latent), (frozen.unet, trained))
+        samples = -(-settings.stages[-1].batch // (settings.accumulation * PartialState().num_processes))
+        scale = samples * (config.patch / side) ** 2 / (2 if half else 1)
+        parts = {
+            **optimizer_bytes(trained, settings.optimizer, averaged=settings.ema_decay is not None),
+            "UNet": weight_bytes([frozen.unet], each=unet),
+            "VAE and cleaner": weight_bytes([frozen.vae, self.cleaner]),
+            f"activations of {samples} samples": int(kept * scale),
+        }
+        if block:
+            parts["a checkpointed block's"] = int(block * scale)
+        words = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
+        return f"{sum(parts.values()) / 1e9:.1f} GB: {words}; and what the VAE takes where it encodes during training"
+
+    def said(self, latent: Tensor) -> Tensor:
+        """A training pass of one latent, which is its own condition."""
+        frozen, control = self.frozen, self.control
+        assert frozen is not None and control is not None  # noqa: S101  (looked at before)
+        return predict(frozen.unet, control, latent, torch.tensor([500]), frozen.context, latent)
 
     def look_at_cosine(self) -> str:
         """Of the loss's gradient with MSE's, for the control that training starts from, on training crops."""
@@ -146,6 +180,12 @@ class OneStepLooks(Looks):
         config = self.config
         self.control = OneStep(self.frozen.unet, config.version, config.timestep, config.lora)
         return _parameters(self.control)
+
+    def said(self, latent: Tensor) -> Tensor:
+        """See `Looks.said`."""
+        assert self.frozen is not None and self.control is not None  # noqa: S101
+        said: Tensor = self.control(latent, self.frozen.context)
+        return said
 
     def look_at_loss(self) -> object:
         """The loss's weights, which have to know the base's latents."""
