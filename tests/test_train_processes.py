@@ -132,18 +132,17 @@ def test_sharded_launches_are_refused(name, monkeypatch, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_slurm_script_is_one(tmp_path):
-    """On a machine that plays the cluster: what each machine starts, and that a stopped run is queued again."""
+def test_the_slurm_script_starts_what_it_says(tmp_path):
+    """On a machine that plays the cluster: one process's environment, and that a stopped run is queued again."""
     for tool, does in {
-        "srun": 'shift; SLURM_NODEID=1 "$@"', "scontrol": 'if [ "$1" = show ]; then echo host1; else echo "$@"; fi',
-        "accelerate": 'echo "$@"; exit 143',
+        "srun": 'SLURM_PROCID=9 SLURM_LOCALID=1 "$@"', "python": 'echo "$@ $RANK $LOCAL_RANK"; exit 143',
+        "scontrol": 'if [ "$1" = show ]; then echo host1; else echo "$@ $WORLD_SIZE $MASTER_ADDR"; fi',
     }.items():  # fmt: skip
         (tmp_path / tool).write_text(f"#!/bin/bash\n{does}\n")
         (tmp_path / tool).chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_NNODES": "2",
-                   "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_NODELIST": "host[1-2]", "SLURM_JOB_ID": "7"}  # fmt: skip
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_NTASKS": "16",
+                   "SLURM_NTASKS_PER_NODE": "8", "SLURM_JOB_NODELIST": "host[1-2]", "SLURM_JOB_ID": "7"}  # fmt: skip
     words = ["bash", str(ACCELERATE / "slurm.sh"), "recipe.py", "--set", "a=b c"]
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 143
-    assert "--num_machines 2 --num_processes 16 --machine_rank 1 --main_process_ip host1" in done.stdout
-    assert "recipe.py --set a=b c --resume latest\nrequeue 7\n" in done.stdout
+    assert done.returncode == 143, done.stderr
+    assert done.stdout == "recipe.py --set a=b c --resume latest 9 1\nrequeue 7 16 host1\n"
