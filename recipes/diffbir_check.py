@@ -113,9 +113,10 @@ class Looks:
 
     def look_at_memory(self) -> str:
         """What training keeps in a GPU's memory, from the networks' real sizes and a pass of one small crop."""
-        if self.frozen is None or self.cleaner is None or self.control is None:
+        frozen, trained = self._both()
+        if self.cleaner is None:
             raise WeightsError("cannot be computed without what is missing above")
-        config, settings, frozen, trained = self.config, self.config.training, self.frozen, self.control
+        config, settings = self.config, self.config.training
         half = settings.mixed_precision != "no"
         unet = 2 if settings.mixed_precision == "bf16" else 4
         if config.gradient_checkpointing:
@@ -139,9 +140,18 @@ class Looks:
 
     def said(self, latent: Tensor) -> Tensor:
         """A training pass of one latent, which is its own condition."""
-        frozen, control = self.frozen, self.control
-        assert frozen is not None and control is not None  # noqa: S101  (looked at before)
+        frozen, control = self._both()
         return predict(frozen.unet, control, latent, torch.tensor([500]), frozen.context, latent)
+
+    def _both(self) -> tuple[Frozen, nn.Module]:
+        """Base and control.
+
+        Raises:
+            WeightsError: one is missing.
+        """
+        if self.frozen is None or self.control is None:
+            raise WeightsError("cannot be computed without what is missing above")
+        return self.frozen, self.control
 
     def look_at_cosine(self) -> str:
         """Of the loss's gradient with MSE's, for the control that training starts from, on training crops."""
@@ -183,8 +193,8 @@ class OneStepLooks(Looks):
 
     def said(self, latent: Tensor) -> Tensor:
         """See `Looks.said`."""
-        assert self.frozen is not None and self.control is not None  # noqa: S101
-        said: Tensor = self.control(latent, self.frozen.context)
+        frozen, control = self._both()
+        said: Tensor = control(latent, frozen.context)
         return said
 
     def look_at_loss(self) -> object:
@@ -216,4 +226,3 @@ def _training_images(data: DegradedData, seed: int, patch: int) -> tuple[Tensor,
     if "key" in batch:
         return degrade_batch(batch["target"], batch["key"], data.realesrgan, seed)
     return batch["input"], batch["target"]
-

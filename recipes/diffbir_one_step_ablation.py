@@ -4,11 +4,11 @@ r"""Does LatentMILO restore better than MSE where its mask is exact? One step on
     python recipes/diffbir_one_step_ablation.py --output runs/one_step            # a stopped one goes on
     python recipes/diffbir_one_step_ablation.py --output runs/one_step --table    # what is finished, as Markdown
 
-PROTOCOL, written before any of its cells was run. Before that, a run of 6 steps with the tiny configuration (LatentMILO,
-scikit-image's photographs) had been seen, to see that the program works; nothing was set by it.
+PROTOCOL, written before any of its cells was run. Before that, a run of 6 steps with the tiny configuration
+(LatentMILO, scikit-image's photographs) had been seen, to see that the program works; nothing was set by it.
 
-Every arm trains configs/diffbir_one_step_tiny.yaml with its own loss, for the same 200 steps, from the same start, on the
-same crops of BSD400. Seeds 1 and 2: of the crops, their noise, and the LoRA's start. LatentMILO is ``mini``, which
+Every arm trains configs/diffbir_one_step_tiny.yaml with its own loss, for the same 200 steps, from the same start, on
+the same crops of BSD400. Seeds 1 and 2: of the crops, their noise, and the LoRA's start. LatentMILO is ``mini``, which
 knows the tiny world's latents and is a rough copy of the official one; the official one knows Stable Diffusion's.
 Measured after the last step: 24 photographs of CBSD68, centre squares of 256 pixels, sigma 25, decoded to 8 bits: PSNR,
 SSIM, MILO with the official weights, and ST-LPIPS, which no loss here knows. ``milo`` and ``l1-milo`` have the factors
@@ -18,7 +18,7 @@ Statistics and decision are latent_ablation.py's: for each photograph the differ
 its mean with a 95 % interval (paired, photographs are the sample), and each seed's mean. An arm WINS if the intervals
 of MILO and of ST-LPIPS both lie below 0, every seed agrees in sign on both, and PSNR loses at most 0.3 dB; it LOSES if
 both lie above 0 and every seed agrees; else NO DIFFERENCE is claimed. Three comparisons, not corrected. What bounds
-all arms stands below the table: the cleaner, the UNet before training, and the tiny autoencoder, 28 dB or so.
+all arms every run prints: the cleaner, the UNet before training, and the tiny autoencoder's own limit.
 """
 
 from __future__ import annotations

@@ -274,7 +274,10 @@ def test_the_tiny_and_the_paper_configuration_can_be_read(capsys, tmp_path, monk
     monkeypatch.setenv("MILO_RESTORE_ASSETS", str(tmp_path))
     monkeypatch.setenv("MILO_RESTORE_CACHE", str(tmp_path))
     recipe, schema = diffbir_one_step.main, diffbir_one_step.Config
-    assert run_recipe(recipe, schema, CONFIGS / "diffbir_one_step_tiny.yaml", "", ["--dry-run", "--set", "loss.kind=mse"]) == 0
+    assert (
+        run_recipe(recipe, schema, CONFIGS / "diffbir_one_step_tiny.yaml", "", ["--dry-run", "--set", "loss.kind=mse"])
+        == 0
+    )
     assert "lora of rank 16: 662,080 parameters" in capsys.readouterr().out
     assert run_recipe(recipe, schema, CONFIGS / "diffbir_one_step_paper.yaml", "", ["--dry-run"]) == 2
     assert "base diffbir-v2: MISSING" in capsys.readouterr().out

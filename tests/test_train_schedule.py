@@ -55,7 +55,10 @@ def test_diffusers_schedules_are_diffusers(name):
     ("change", "said"),
     [
         ({"scheduler": "cosine", "constant_steps": 3}, "needs constant_steps and decay_every null"),
-        ({"scheduler": "cosine", "decay_every": 3, "constant_steps": None}, "needs constant_steps and decay_every null"),
+        (
+            {"scheduler": "cosine", "decay_every": 3, "constant_steps": None},
+            "needs constant_steps and decay_every null",
+        ),
         ({"warmup_steps": 2}, "needs a scheduler"),
         ({"scheduler": "constant", "warmup_steps": 2, "constant_steps": None}, "constant_with_warmup"),
         ({"scheduler": "linear", "warmup_steps": 12, "constant_steps": None}, "less than the run's 12 steps"),

@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--one-step",
         type=Path,
         metavar="DIR",
-        help="final/ of a run of recipes/diffbir_one_step.py: one pass of the UNet in place of control and sampling, with "
-        "the cleaner and the prompt of its training unless given",
+        help="final/ of a run of recipes/diffbir_one_step.py: one pass of the UNet in place of control and sampling, "
+        "with the cleaner and the prompt of its training unless given",
     )
     parser.add_argument(
         "--version", choices=VERSIONS, help="DiffBIR's (default: v2.1 where the model predicts velocities, else v2)"

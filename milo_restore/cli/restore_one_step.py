@@ -50,9 +50,7 @@ def load_one_step_pipeline(arguments: argparse.Namespace) -> tuple[OneStepPipeli
     nn.Module.to(parts.unet, getattr(torch, named))  # diffusers' own method warns of an empty list of exceptions
     name = str(arguments.cleaner or about["cleaner"])
     cleaner = load_cleaner(name, entry=arguments.cleaner_entry).to(device)
-    pipeline = OneStepPipeline(
-        parts.vae, parts.unet, None, model.scheduler, cleaner=cleaner, prompts=parts.prompts
-    )
+    pipeline = OneStepPipeline(parts.vae, parts.unet, None, model.scheduler, cleaner=cleaner, prompts=parts.prompts)
     settings = general_settings(arguments, version, name, named)
     settings["prompt"] = about["prompt"] if arguments.prompt is None else arguments.prompt
     digest = sha256_of(arguments.one_step / WEIGHTS)[:16]

@@ -92,7 +92,9 @@ def held_out(data: DegradedData) -> dict[str, list[RestorationPair]]:
     """The test images, degraded the same way each time; denoising has one set for each noise level."""
     sets: dict[str, list[RestorationPair]] = {}
     for name in data.test:
-        images = [(file, centre_crop(image, data.test_side)) for file, image in collection(name, data)[: data.test_images]]
+        images = [
+            (file, centre_crop(image, data.test_side)) for file, image in collection(name, data)[: data.test_images]
+        ]
         if data.degradation == "noise":
             for sigma in data.test_sigmas:
                 sets[f"{name}, sigma {sigma:g}"] = noisy_pairs(images, sigma)

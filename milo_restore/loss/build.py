@@ -99,9 +99,7 @@ def build_loss(settings: LossSettings, total_steps: int, *, latents: bool = Fals
     )
 
 
-def latent_loss(
-    settings: LossSettings, total_steps: int, scaling: float | None, where: str
-) -> RestorationLoss:
+def latent_loss(settings: LossSettings, total_steps: int, scaling: float | None, where: str) -> RestorationLoss:
     """`build_loss` for latents of four channels.
 
     Args:

@@ -62,7 +62,9 @@ def _refuse_sharding() -> None:
     for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
             mend = "Launch with recipes/accelerate/one_machine.yaml; memory: LoRA, gradient_checkpointing, adamw8bit"
-            raise ConfigError(f"{name} is not supported: training is data-parallel", where="accelerate launch", mend=mend)
+            raise ConfigError(
+                f"{name} is not supported: training is data-parallel", where="accelerate launch", mend=mend
+            )
 
 
 def _has_device() -> bool:

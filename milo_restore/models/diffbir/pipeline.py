@@ -233,7 +233,9 @@ class DiffBIRPipeline(DiffusionPipeline):
         """The last stage: decoding, the cleaned images' colours, the result's size."""
         decoded = self.decode(latent, tile)[..., : large.shape[-2], : large.shape[-1]]
         if not torch.isfinite(decoded).all():
-            mend = "Take float32 or bfloat16 if this is float16; else what was trained has diverged, or is not this UNet's"
+            mend = (
+                "Take float32 or bfloat16 if this is float16; else what was trained has diverged, or is not this UNet's"
+            )
             raise NumericsError("the restored image holds NaN or infinite values", mend=mend)
         restored = resized(transfer_colour(decoded, large).clamp(0, 1), *size)
         cleaned = resized(large.clamp(0, 1), *size)

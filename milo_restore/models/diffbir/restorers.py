@@ -108,9 +108,7 @@ def one_step_restorers(frozen: Frozen, model: OneStep, prompt: str, minimum_side
         ``cleaner``, ``start`` (the UNet without its LoRA), ``restored`` and ``autoencoder``.
     """
     unet = frozen.unet
-    pipeline = OneStepPipeline(
-        frozen.vae, unet, None, model.scheduler, cleaner=frozen.cleaner, prompts=frozen.prompts
-    )
+    pipeline = OneStepPipeline(frozen.vae, unet, None, model.scheduler, cleaner=frozen.cleaner, prompts=frozen.prompts)
     restore = pipeline_restorer(pipeline, seed=None, prompt=prompt, minimum_side=minimum_side)
 
     def start(pair: RestorationPair, number: int) -> NDArray[np.uint8]:
