@@ -112,7 +112,7 @@ class Looks:
         return self.loss.weights
 
     def look_at_memory(self) -> str:
-        """What training keeps in a GPU's memory, from the networks' real sizes and a pass of one small crop."""
+        """Memory that training takes on a GPU, from the networks' real sizes and a pass of one small crop."""
         frozen, trained = self._both()
         if self.cleaner is None:
             raise WeightsError("cannot be computed without what is missing above")

@@ -91,7 +91,7 @@ def dtype_named(arguments: argparse.Namespace, device: torch.device) -> str:
 
 
 def general_settings(arguments: argparse.Namespace, version: str, cleaner: str, dtype: str) -> dict[str, Any]:
-    """What the results depend on, sampled or not."""
+    """Settings that the results depend on, sampled or not."""
     from milo_restore.files.hashes import sha256_of
 
     given = arguments

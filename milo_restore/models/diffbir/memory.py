@@ -45,7 +45,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def weight_bytes(modules: Iterable[nn.Module], *, trained: bool = False, each: int = 4) -> int:
-    """What the parameters of modules take.
+    """Bytes of the parameters of modules.
 
     Args:
         modules: the modules.
@@ -57,7 +57,7 @@ def weight_bytes(modules: Iterable[nn.Module], *, trained: bool = False, each: i
 
 
 def optimizer_bytes(trained: nn.Module, optimizer: str, *, averaged: bool) -> dict[str, int]:
-    """What training a module in float32 keeps beside activations: weights, gradients, the optimizer's, averages.
+    """Bytes that training a module in float32 takes beside activations, by what they are for.
 
     Args:
         trained: the module.
@@ -71,14 +71,14 @@ def optimizer_bytes(trained: nn.Module, optimizer: str, *, averaged: bool) -> di
 
 
 def saved_bytes(run: Callable[[], Tensor], networks: Iterable[nn.Module]) -> tuple[int, int]:
-    """What a forward pass keeps for the backward pass, beside parameters and buffers; it is run.
+    """Bytes that a forward pass keeps for the backward pass, beside parameters and buffers; it is run.
 
     Args:
         run: the pass, with the gradient on.
         networks: whose parameters and buffers are not counted.
 
     Returns:
-        Bytes that are kept from one end to the other; and the most that a checkpointed block (diffusers'
+        Those that are kept from one end to the other; and the most that a checkpointed block (diffusers'
         ``enable_gradient_checkpointing``) makes anew on the way back. The peak is about their sum.
     """
     own = {_place(value) for network in networks for value in (*network.parameters(), *network.buffers())}

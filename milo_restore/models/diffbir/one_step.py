@@ -51,7 +51,7 @@ class LoRA:
 
 
 class OneStep(nn.Module):
-    """What is trained: the LoRA of a UNet, which stays frozen, and the one pass.
+    """The LoRA of a UNet, which itself stays frozen, and the one pass through it.
 
     The UNet gets the LoRA's layers, and changes nothing before they are trained. It is no part of this module: what
     is trained, saved and sent between processes is the LoRA alone, under the names of diffusers'
