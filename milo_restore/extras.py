@@ -21,7 +21,7 @@ BROUGHT_BY = {
         "jinja2", "tensorboard", "lpips", "huggingface_hub",
     ),
     "basicsr": ("basicsr",),
-    "diffusion": ("diffusers", "transformers", "spandrel"),
+    "diffusion": ("diffusers", "transformers", "spandrel", "peft"),
     "faces": ("facexlib",),
     "eval": ("pyiqa", "stlpips_pytorch", "flip_evaluator"),
     "data": ("webdataset", "pyarrow"),

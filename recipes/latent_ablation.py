@@ -27,8 +27,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from latent_restore import Config
@@ -50,20 +52,42 @@ ARMS = {
 BASE = Path(__file__).parent / "configs" / "latent_restore.yaml"
 
 
-def train(folder: Path, task: str, arm: str, seed: int, changes: Sequence[str]) -> bool:
+@dataclass(frozen=True)
+class Experiment:
+    """Losses that are compared on tasks.
+
+    Attributes:
+        config: the recipe's configuration.
+        recipe: its main.
+        base: its file.
+        tasks: by name: the table's title, and what it changes in the configuration.
+        fixed: changes of all cells.
+    """
+
+    config: type[Any]
+    recipe: Callable[[Any, RunArguments], int]
+    base: Path
+    tasks: Mapping[str, tuple[str, str]]
+    fixed: tuple[str, ...] = ()
+
+
+LATENT = Experiment(Config, restoring, BASE, {task: (title, f"task={task}") for task, title in TITLES.items()})
+
+
+def train(folder: Path, of: Experiment, task: str, arm: str, seed: int, changes: Sequence[str]) -> bool:
     """Train and measure one arm with one seed, or go on with it; whether it has come to its end.
 
     Raises:
         ConfigError: the folder holds a run with other settings.
     """
-    words = [f"task={task}", f"training.seed={seed}", f"metrics=[{', '.join(METRICS)}]", "training.trackers=[]"]
-    config = load_config(Config, BASE, [*words, *ARMS[arm].split(), *changes])
+    words = [f"training.seed={seed}", f"metrics=[{', '.join(METRICS)}]", "training.trackers=[]", *of.fixed]
+    config = load_config(of.config, of.base, [of.tasks[task][1], *words, *ARMS[arm].split(), *changes])
     if (folder / "run.json").is_file():
         if (folder / "config.yaml").read_text(encoding="utf-8") != dump_config(config):
             raise ConfigError("was trained with other settings", where=folder, mend="Name another --output")
         return True
     print(f"{task} {folder.name}:", flush=True)
-    return restoring(config, RunArguments(folder, "latest", False)) == 0
+    return of.recipe(config, RunArguments(folder, "latest", False)) == 0
 
 
 def verdict(cells: Cells, arm: str) -> str:
@@ -92,13 +116,13 @@ def trained_with(output: Path) -> str:
     return "".join(used) or "none"
 
 
-def report(output: Path, task: str) -> str:
+def report(output: Path, title: str) -> str:
     """A task's table and what is concluded from it."""
-    cells = finished(output / task, ARMS)
+    cells = finished(output, ARMS)
     compared = [arm for arm in ARMS for name, seed in cells if name == arm and (REFERENCE, seed) in cells]
     said = {arm: verdict(cells, arm) for arm in compared if arm != REFERENCE}
     lines = [
-        f"{task} ({TITLES[task]}). LatentMILO in training: {trained_with(output / task)}.",
+        f"{output.name} ({title}). LatentMILO in training: {trained_with(output)}.",
         "",
         table(cells, REFERENCE),
         "",
@@ -106,11 +130,11 @@ def report(output: Path, task: str) -> str:
     return "\n".join([*lines, *(f"{arm}: {word}" for arm, word in said.items())])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("runs/latent_ablation"), help="(default: %(default)s)")
-    parser.add_argument("--tasks", nargs="+", choices=list(TITLES), default=list(TITLES))
+def run(of: Experiment, description: str, output: Path, argv: Sequence[str] | None = None) -> int:
+    """The command line of an experiment; see `main`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=output, help="(default: %(default)s)")
+    parser.add_argument("--tasks", nargs="+", choices=list(of.tasks), default=list(of.tasks))
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY.SUB=VALUE", help="changes to the configuration")
@@ -122,11 +146,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         for task in arguments.tasks:
             for seed in [] if arguments.table else arguments.seeds:  # an early end leaves whole comparisons
                 for arm in arguments.arms:
-                    if not train(output / task / f"{arm}-{seed}", task, arm, seed, arguments.set):
+                    if not train(output / task / f"{arm}-{seed}", of, task, arm, seed, arguments.set):
                         raise ConfigError("stopped; the same command goes on", where=output)
-            print(f"{report(output, task)}\n", flush=True)
+            print(f"{report(output / task, of.tasks[task][0])}\n", flush=True)
 
     return run_program(parser.prog, act)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the command line."""
+    return run(LATENT, __doc__ or "", Path("runs/latent_ablation"), argv)
 
 
 if __name__ == "__main__":

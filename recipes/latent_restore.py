@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from latent_world import LatentData, OneStep, Task, World, codec_of, load_world, photographs
 from torch import Tensor, nn
 
@@ -29,6 +28,7 @@ from milo_restore.config import dump_config
 from milo_restore.data import write_png
 from milo_restore.files.write import replace_file
 from milo_restore.loss import LatentMILOLoss, LossSettings, RestorationLoss, build_loss
+from milo_restore.loss.cosine import cosine_with_mse
 from milo_restore.measure import Restore, comparison_table, evaluate_restorers, sample_picture, score_restorer
 from milo_restore.measure.metrics import Protocol, load_metrics
 from milo_restore.metric import LatentSpace
@@ -80,15 +80,6 @@ def build(config: Config, space: LatentSpace) -> tuple[nn.Module, RestorationLos
     if isinstance(loss, LatentMILOLoss):
         loss.metric.check_space(space, where=f"vae {config.vae}")
     return model, loss
-
-
-def cosine_with_mse(loss: RestorationLoss, said: Tensor, target: Tensor, step: int) -> Tensor:
-    """How far the loss is another one: its gradient's cosine with MSE's, with respect to the latents."""
-    with torch.enable_grad():
-        here = said.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(loss(here, target, step=step), here)
-    cosine = F.cosine_similarity(gradient.flatten(), (here.detach() - target).flatten(), dim=0, eps=1e-30)
-    return cosine.clamp(-1, 1)  # rounding takes equal ones beyond
 
 
 def main(config: Config, run: RunArguments) -> int:

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
-from milo_restore.train import checkpoint
+from milo_restore.errors import ConfigError
+from milo_restore.train import TrainSettings, checkpoint, fit
 
 TESTS = Path(__file__).parent
+ACCELERATE = TESTS.parent / "recipes" / "accelerate"
 
 
 def launch(folder: Path, processes: int) -> None:
@@ -23,9 +26,8 @@ def launch(folder: Path, processes: int) -> None:
     command = [sys.executable]
     if processes > 1:
         # Through torchrun's launcher: accelerate launch --cpu starts several processes only by way of MPI.
-        command += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-        command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        command += ["--main_process_port", "0", "--rdzv_backend", "c10d"]
+        command += ["-m", "accelerate.commands.launch", "--config_file", str(ACCELERATE / "one_machine.yaml")]
+        command += ["--num_processes", str(processes), "--main_process_port", "0", "--rdzv_backend", "c10d"]
         environment["CUDA_VISIBLE_DEVICES"] = ""
     else:
         environment["ACCELERATE_USE_CPU"] = "true"
@@ -114,3 +116,33 @@ def test_nothing_of_the_process_group_outlives_it(runs):
 
 def test_this_torch_has_gloo():
     assert torch.distributed.is_gloo_available()
+
+
+@pytest.mark.parametrize(("name", "processes"), [("one_machine", 8), ("several_machines", 16)])
+def test_accelerate_reads_the_shipped_configurations(name, processes):
+    config = load_config_from_file(str(ACCELERATE / f"{name}.yaml"))
+    assert (str(config.distributed_type), config.num_processes) == ("DistributedType.MULTI_GPU", processes)
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
+def test_sharded_launches_are_refused(name, monkeypatch, tmp_path):
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(ConfigError, match=f"accelerate launch: {name} is not supported: training is data-parallel"):
+        fit(torch.nn.Linear(1, 1), None, None, TrainSettings(trackers=()), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_slurm_script_starts_what_it_says(tmp_path):
+    """On a machine that plays the cluster: one process's environment, and that a stopped run is queued again."""
+    for tool, does in {
+        "srun": 'SLURM_PROCID=9 SLURM_LOCALID=1 "$@"', "python": 'echo "$@ $RANK $LOCAL_RANK"; exit 143',
+        "scontrol": 'if [ "$1" = show ]; then echo host1; else echo "$@ $WORLD_SIZE $MASTER_ADDR"; fi',
+    }.items():  # fmt: skip
+        (tmp_path / tool).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / tool).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_NTASKS": "16",
+                   "SLURM_NTASKS_PER_NODE": "8", "SLURM_JOB_NODELIST": "host[1-2]", "SLURM_JOB_ID": "7"}  # fmt: skip
+    words = ["bash", str(ACCELERATE / "slurm.sh"), "recipe.py", "--set", "a=b c"]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 143, done.stderr
+    assert done.stdout == "recipe.py --set a=b c --resume latest 9 1\nrequeue 7 16 host1\n"

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import typing
 
 import pytest
+import torch
+from diffusers.optimization import get_scheduler
 from train_tiny import settings
 
 from milo_restore.config import load_config
 from milo_restore.errors import ConfigError
 from milo_restore.train import Stage, TrainSettings, learning_rate
+from milo_restore.train.identity import fingerprint
 from milo_restore.train.schedule import check_split, micro_batches, stage_of
+from milo_restore.train.settings import Scheduler
 
 
 def test_restormers_learning_rate():
@@ -30,6 +35,52 @@ def test_restormers_learning_rate():
 def test_learning_rate_without_a_cosine():
     run = settings(constant_steps=None)
     assert {learning_rate(step, run) for step in range(1, 13)} == {1e-2}
+
+
+@pytest.mark.parametrize("name", typing.get_args(Scheduler))
+def test_diffusers_schedules_are_diffusers(name):
+    more = {"cosine_with_restarts": {"num_cycles": 3}, "polynomial": {"power": 2.0}}.get(name, {})
+    warmup = 0 if name == "constant" else 3
+    run = settings(constant_steps=None, scheduler=name, warmup_steps=warmup, **more)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=run.learning_rate)
+    schedule = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=12, **more)
+    for step in range(1, 13):
+        assert learning_rate(step, run) == pytest.approx(schedule.get_last_lr()[0], rel=1e-12)
+        optimizer.step()
+        schedule.step()
+    assert (learning_rate(1, run) == 0) == (warmup > 0)  # as in diffusers' programs
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"scheduler": "cosine", "constant_steps": 3}, "needs constant_steps and decay_every null"),
+        (
+            {"scheduler": "cosine", "decay_every": 3, "constant_steps": None},
+            "needs constant_steps and decay_every null",
+        ),
+        ({"warmup_steps": 2}, "needs a scheduler"),
+        ({"scheduler": "constant", "warmup_steps": 2, "constant_steps": None}, "constant_with_warmup"),
+        ({"scheduler": "linear", "warmup_steps": 12, "constant_steps": None}, "less than the run's 12 steps"),
+        ({"scheduler": "linear", "num_cycles": 2, "constant_steps": None}, "cosine_with_restarts"),
+        ({"scheduler": "linear", "power": 2.0, "constant_steps": None}, "needs scheduler: polynomial"),
+        ({"scheduler": "polynomial", "power": 0.0, "constant_steps": None}, "must be positive"),
+    ],
+)
+def test_schedules_that_mean_nothing_are_refused(change, said):
+    with pytest.raises(ValueError, match=said):
+        settings(**change)
+
+
+def test_a_rate_below_polynomials_end_is_refused():
+    with pytest.raises(ConfigError, match=r"training.learning_rate: lr_end"):
+        learning_rate(1, settings(constant_steps=None, scheduler="polynomial", learning_rate=1e-8))
+
+
+def test_a_scheduler_is_part_of_a_runs_identity_and_none_is_as_before():
+    model = torch.nn.Linear(1, 1)
+    assert "warmup_steps" not in fingerprint(model, settings(), {})
+    assert fingerprint(model, settings(constant_steps=None, scheduler="linear"), {})["scheduler"] == "linear"
 
 
 def test_stages_follow_one_another():

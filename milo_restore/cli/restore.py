@@ -8,6 +8,7 @@ from pathlib import Path
 from milo_restore.cli.convert import VERSIONS
 from milo_restore.cli.jobs import add_existing, find_jobs, say, to_do, usable, write_record
 from milo_restore.cli.restore_faces import PHOTO, Photographs, add_faces, check_faces, restore_background
+from milo_restore.cli.restore_one_step import load_one_step_pipeline
 from milo_restore.cli.restore_run import TILE, Work, load_pipeline, maker, plan, restore_all, share
 from milo_restore.errors import ConfigError
 
@@ -43,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="an IRControlNet, such as a run's controlnet/ (default: the model's)",
+    )
+    parser.add_argument(
+        "--one-step",
+        type=Path,
+        metavar="DIR",
+        help="final/ of a run of recipes/diffbir_one_step.py: one pass of the UNet in place of control and sampling, "
+        "with the cleaner and the prompt of its training unless given",
     )
     parser.add_argument(
         "--version", choices=VERSIONS, help="DiffBIR's (default: v2.1 where the model predicts velocities, else v2)"
@@ -172,7 +180,7 @@ def _wanted(arguments: argparse.Namespace, minimum_side: int) -> list[Work]:
 def _restore(works: list[Work], arguments: argparse.Namespace) -> None:
     from milo_restore.processes import gather, on_main, rank_and_size
 
-    pipeline, settings = load_pipeline(arguments)
+    pipeline, settings = (load_one_step_pipeline if arguments.one_step else load_pipeline)(arguments)
     make, batch_size, photographs = maker(pipeline, arguments.tile, settings), arguments.batch_size, None
     if arguments.faces == PHOTO:
         background = restore_background(pipeline, arguments, settings)

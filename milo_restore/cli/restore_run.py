@@ -14,6 +14,7 @@ from milo_restore.errors import ConfigError, MiloRestoreError, WeightsError
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -82,7 +83,7 @@ def load_pipeline(arguments: argparse.Namespace) -> tuple[DiffBIRPipeline, dict[
     from milo_restore.processes import choose_device
 
     device = choose_device(arguments.device)
-    named = arguments.dtype or ("float16" if device.type == "cuda" else "float32")
+    named = dtype_named(arguments, device)
     dtype = getattr(torch, named)
     parts = load_components(arguments.model, device=device, dtype=dtype)
     control = parts.controlnet
@@ -100,23 +101,39 @@ def load_pipeline(arguments: argparse.Namespace) -> tuple[DiffBIRPipeline, dict[
     return pipeline, _settings(arguments, version, str(name), named)
 
 
-def _settings(arguments: argparse.Namespace, version: str, cleaner: str, dtype: str) -> dict[str, Any]:
-    """What the results depend on; what was not given is DiffBIR's for this version."""
-    from milo_restore.files.hashes import sha256_of
-    from milo_restore.models.diffbir.prompts import PRESETS
+def dtype_named(arguments: argparse.Namespace, device: torch.device) -> str:
+    """The precision by its name in torch: as asked for, else half on a GPU."""
+    return arguments.dtype or ("float16" if device.type == "cuda" else "float32")
 
-    preset, given = PRESETS[version], arguments
-    captions = given.captions and f"{given.captions} (sha256 {sha256_of(given.captions)[:16]})"
+
+def general_settings(arguments: argparse.Namespace, version: str, cleaner: str, dtype: str) -> dict[str, Any]:
+    """Settings that the results depend on, sampled or not."""
+    from milo_restore.files.hashes import sha256_of
+
+    given = arguments
     return {
         "model": given.model,
-        "control": str(given.control or "the model's"),
         "version": version,
         "cleaner": cleaner,
         "cleaner_entry": given.cleaner_entry,
         "upscale": UPSCALE[given.task] if given.upscale is None else given.upscale,
+        "captions": given.captions and f"{given.captions} (sha256 {sha256_of(given.captions)[:16]})",
+        "tile": "as memory asks" if given.tile is None else given.tile,
+        "padding": given.padding,
+        "dtype": dtype,
+    }
+
+
+def _settings(arguments: argparse.Namespace, version: str, cleaner: str, dtype: str) -> dict[str, Any]:
+    """What the results depend on; what was not given is DiffBIR's for this version."""
+    from milo_restore.models.diffbir.prompts import PRESETS
+
+    preset, given = PRESETS[version], arguments
+    return {
+        **general_settings(arguments, version, cleaner, dtype),
+        "control": str(given.control or "the model's"),
         "prompt": preset.prompt if given.prompt is None else given.prompt,
         "negative_prompt": preset.negative_prompt if given.negative_prompt is None else given.negative_prompt,
-        "captions": captions,
         "sampler": given.sampler,
         "steps": _steps(given),
         "guidance": preset.guidance if given.guidance is None else given.guidance,
@@ -126,9 +143,6 @@ def _settings(arguments: argparse.Namespace, version: str, cleaner: str, dtype: 
         "start": given.start,
         "seed": given.seed,
         "samples": given.samples,
-        "tile": "as memory asks" if given.tile is None else given.tile,
-        "padding": given.padding,
-        "dtype": dtype,
         "faces": given.faces if given.faces == "in-photo" else None,
     }
 
@@ -236,13 +250,17 @@ def _restored(
     prompts = [", ".join(filter(None, (work.caption, settings["prompt"]))) for work in batch]
     known = 8 * int(pipeline.unet.config.sample_size or 0)  # the size that the UNet was trained for
 
+    sampling = {} if "one_step" in settings else {
+        "negative_prompt": settings["negative_prompt"], "steps": settings["steps"],
+        "guidance_scale": settings["guidance"], "rescale_guidance": settings["rescale_cfg"],
+        "control_scale": settings["strength"], "noise_augmentation": settings["noise_aug"],
+        "start": settings["start"], "seed": [work.seed for work in batch],
+    }  # fmt: skip
+
     def call(tile: int | None) -> Tensor:
         made: Tensor = pipeline(
-            images, prompt=prompts, negative_prompt=settings["negative_prompt"], steps=settings["steps"],
-            guidance_scale=settings["guidance"], rescale_guidance=settings["rescale_cfg"],
-            control_scale=settings["strength"], noise_augmentation=settings["noise_aug"], start=settings["start"],
-            seed=[work.seed for work in batch], upscale=settings["upscale"], tile=tile, minimum_side=known,
-            padding=settings["padding"], output_type="pt",
+            images, prompt=prompts, upscale=settings["upscale"], tile=tile, minimum_side=known,
+            padding=settings["padding"], output_type="pt", **sampling,
         ).images  # fmt: skip
         return made
 

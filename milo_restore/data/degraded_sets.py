@@ -77,11 +77,12 @@ class DegradedData:
     on_device: bool = False  # realesrgan: degrade on the accelerator
     test_sigmas: tuple[float, ...] = (15.0, 25.0, 50.0)  # noise: levels of the test images, in 8-bit units
     test_side: int | None = None  # centre squares of the test images, in pixels; null: whole images
+    test_images: int | None = None  # so many of each set, the first ones by their names; null: all
     quick_images: int = 2  # test images looked at during training; the final evaluation takes all
 
     def __post_init__(self) -> None:
-        if not (self.train and self.test and self.test_sigmas) or self.quick_images < 1:
-            raise ValueError("train, test and test_sigmas need an entry each, and quick_images at least 1")
+        if not (self.train and self.test and self.test_sigmas) or min(self.quick_images, self.test_images or 1) < 1:
+            raise ValueError("train, test and test_sigmas need an entry each, test_images and quick_images 1 at least")
         self._check_pairs()
         for name in ("noise", "codeformer", "realesrgan", "face"):
             settings = getattr(self, name)
@@ -195,7 +196,9 @@ def held_out(data: DegradedData) -> dict[str, list[RestorationPair]]:
     if degradation is None:
         return {name: _test_pairs(name, other, data) for name, other in zip(data.test, data.test_degraded)}
     for name in data.test:
-        images = [(file, centre_crop(image, data.test_side)) for file, image in collection(name, data)]
+        images = [
+            (file, centre_crop(image, data.test_side)) for file, image in collection(name, data)[: data.test_images]
+        ]
         if data.degradation == "noise":
             for sigma in data.test_sigmas:
                 sets[f"{name}, sigma {sigma:g}"] = noisy_pairs(images, sigma)

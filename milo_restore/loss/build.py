@@ -12,6 +12,7 @@ from milo_restore.errors import ConfigError
 from milo_restore.loss.baselines import L1Loss, LPIPSLoss, MSELoss, RestorationLoss
 from milo_restore.loss.curriculum import CurriculumKind
 from milo_restore.loss.milo import LatentMILOLoss, MILOLoss
+from milo_restore.metric import LatentSpace
 
 
 @dataclass(frozen=True)
@@ -96,3 +97,22 @@ def build_loss(settings: LossSettings, total_steps: int, *, latents: bool = Fals
         compute_dtype=torch.bfloat16 if settings.bfloat16 else torch.float32,
         loss_weight=settings.loss_weight,
     )
+
+
+def latent_loss(settings: LossSettings, total_steps: int, scaling: float | None, where: str) -> RestorationLoss:
+    """`build_loss` for latents of four channels.
+
+    Args:
+        settings: which.
+        total_steps: of the run.
+        scaling: the VAE's scaling factor; None: not known.
+        where: what the VAE is of, for the error.
+
+    Raises:
+        WeightsError: weights can neither be found nor downloaded.
+        ConfigError: LPIPS on latents, or a LatentMILO that knows another VAE's latents.
+    """
+    loss = build_loss(settings, total_steps, latents=True)
+    if isinstance(loss, LatentMILOLoss):
+        loss.metric.check_space(LatentSpace(4, () if scaling is None else (scaling,)), where)
+    return loss

@@ -1,12 +1,14 @@
-"""Gradient cosine of a diffusion loss with MSE, before anything is trained."""
+"""Gradient cosines of a loss with MSE: near 1, training with it is training with MSE."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from milo_restore.loss.baselines import RestorationLoss
 from milo_restore.loss.diffusion import DiffusionLoss
 from milo_restore.loss.parametrization import noised
 
@@ -47,6 +49,25 @@ def gradient_cosines(
         said = predict(z_t, times)
         cosines[time] = float(loss.cosine_with_mse(said, z_t, z0, noise, times, step=step, condition=condition))
     return cosines
+
+
+def cosine_with_mse(loss: RestorationLoss, said: Tensor, target: Tensor, step: int) -> Tensor:
+    """The cosine between a loss's gradient and MSE's, both with respect to what a network says.
+
+    Args:
+        loss: of ``said`` and ``target``.
+        said: images or latents.
+        target: of the same shape.
+        step: the training step, for a curriculum.
+
+    Returns:
+        A scalar in [-1, 1].
+    """
+    with torch.enable_grad():
+        here = said.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(here, target, step=step), here)
+    cosine = F.cosine_similarity(gradient.flatten(), (here.detach() - target).flatten(), dim=0, eps=1e-30)
+    return cosine.clamp(-1, 1)  # rounding takes equal ones beyond
 
 
 def cosine_line(cosines: Mapping[int, float]) -> str:

@@ -30,6 +30,9 @@ def fingerprint(model: nn.Module, settings: TrainSettings, fixed: Mapping[str, A
     kept = {key: value for key, value in dataclasses.asdict(settings).items() if key not in _FREE}
     if kept["optimizer"] == "adamw":  # checkpoints from when there was no other do not name it
         del kept["optimizer"]
+    if kept["scheduler"] is None:  # the same
+        for name in ("scheduler", "warmup_steps", "num_cycles", "power"):
+            del kept[name]
     if kept["stop"] is None:  # the same
         del kept["stop"]
     else:  # then it matters which steps are evaluated

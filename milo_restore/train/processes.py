@@ -22,8 +22,10 @@ def start_accelerator(settings: TrainSettings, output: Path) -> Accelerator:
     """A new Accelerator; an earlier run of this Python process may have used another precision.
 
     Raises:
-        ConfigError: for a tracker or a precision that this machine does not have.
+        ConfigError: for a tracker or a precision that this machine does not have, or a launch that spreads one copy of
+            the weights over the processes.
     """
+    _refuse_sharding()
     known = [str(kind) for kind in LoggerType if kind != LoggerType.ALL]
     for name in settings.trackers:
         if name not in known:
@@ -54,6 +56,16 @@ def start_accelerator(settings: TrainSettings, output: Path) -> Accelerator:
     if accelerator.num_processes != launched:
         raise ConfigError(f"{launched} processes were launched, Accelerate sees {accelerator.num_processes}")
     return accelerator
+
+
+def _refuse_sharding() -> None:
+    """Every process holds all that is trained: checkpoints, averages and the checks of a step are of whole tensors."""
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            mend = "Launch with recipes/accelerate/one_machine.yaml; memory: LoRA, gradient_checkpointing, adamw8bit"
+            raise ConfigError(
+                f"{name} is not supported: training is data-parallel", where="accelerate launch", mend=mend
+            )
 
 
 def _has_device() -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from milo_restore.errors import ConfigError
@@ -26,8 +27,11 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
     """The learning rate of ``step`` (from 1): constant, then half a cosine to the final value; or drops.
 
     With ``constant_steps=92000`` of 300000 this is Restormer's schedule (arXiv 2111.09881, section 4). With
-    ``decay_every`` it is torch's MultiStepLR with all multiples of that as milestones.
+    ``decay_every`` it is torch's MultiStepLR with all multiples of that as milestones. With ``scheduler`` it is
+    diffusers' ``get_scheduler`` of that name over the run's steps.
     """
+    if settings.scheduler is not None:
+        return settings.learning_rate * _factors(settings)(step - 1)
     if settings.decay_every is not None:
         return settings.learning_rate * settings.decay_factor ** ((step - 1) // settings.decay_every)
     constant = settings.steps if settings.constant_steps is None else settings.constant_steps
@@ -37,6 +41,29 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
     t = min(done / (settings.steps - constant), 1.0)
     low, high = settings.final_learning_rate, settings.learning_rate
     return low + (high - low) * (1 + math.cos(math.pi * t)) / 2
+
+
+@functools.lru_cache(maxsize=8)
+def _factors(settings: TrainSettings) -> Callable[[int], float]:
+    """The factor on the learning rate after so many steps, by diffusers.
+
+    Raises:
+        ConfigError: the learning rate is below polynomial's end.
+    """
+    import torch
+    from diffusers.optimization import get_scheduler
+
+    # Of an optimizer it reads the learning rate alone; what it gives is a function of the step.
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=settings.learning_rate)
+    options = {"num_warmup_steps": settings.warmup_steps, "num_training_steps": settings.steps}
+    try:
+        schedule = get_scheduler(
+            settings.scheduler, optimizer, num_cycles=settings.num_cycles, power=settings.power, **options
+        )
+    except ValueError as error:
+        raise ConfigError(" ".join(str(error).split()), where="training.learning_rate") from error
+    factor: Callable[[int], float] = schedule.lr_lambdas[0]
+    return factor
 
 
 def stage_of(step: int, settings: TrainSettings) -> tuple[Stage, int]:

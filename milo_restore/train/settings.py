@@ -8,6 +8,9 @@ from typing import Literal
 
 from milo_restore.errors import ConfigError
 
+Scheduler = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
+"""diffusers' names of schedules of the learning rate, as its training programs take them."""
+
 
 def _at_least(name: str, value: float, least: int) -> None:
     if not value >= least:  # also refuses NaN
@@ -46,6 +49,10 @@ class TrainSettings:
     constant_steps: int | None = None  # steps before the cosine starts; null: constant to the end
     decay_every: int | None = None  # steps between drops of the learning rate (MultiStepLR), in place of the cosine
     decay_factor: float = 0.5  # what each drop multiplies it by
+    scheduler: Scheduler | None = None  # one of diffusers' schedules, in place of both; null: the above
+    warmup_steps: int = 0  # a scheduler's: steps in which the learning rate rises from 0; constant has none
+    num_cycles: int = 1  # cosine_with_restarts's
+    power: float = 1.0  # polynomial's, which ends at 1e-7
     # adamw8bit: bitsandbytes', a quarter of the state; GPUs only. soap: pytorch_optimizer's, best with betas 0.95, 0.95
     optimizer: Literal["adamw", "adamw8bit", "soap"] = "adamw"
     weight_decay: float = 1e-4  # the optimizer's
@@ -85,7 +92,24 @@ class TrainSettings:
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie between 0 and 1, or be null for none, got {self.ema_decay}")
 
+    def _check_scheduler(self) -> None:
+        _at_least("warmup_steps", self.warmup_steps, 0)
+        _at_least("num_cycles", self.num_cycles, 1)
+        if not self.power > 0:
+            raise ValueError(f"power must be positive, got {self.power}")
+        if self.scheduler is not None and (self.decay_every, self.constant_steps) != (None, None):
+            raise ValueError(f"scheduler: {self.scheduler} needs constant_steps and decay_every null: another schedule")
+        if self.warmup_steps and self.scheduler in (None, "constant"):
+            raise ValueError("warmup_steps needs a scheduler with a warm-up: constant_with_warmup, linear, cosine, ...")
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps must be less than the run's {self.steps} steps, got {self.warmup_steps}")
+        if self.num_cycles != 1 and self.scheduler != "cosine_with_restarts":
+            raise ValueError("num_cycles needs scheduler: cosine_with_restarts")
+        if self.power != 1 and self.scheduler != "polynomial":
+            raise ValueError("power needs scheduler: polynomial")
+
     def _check_schedule(self) -> None:
+        self._check_scheduler()
         if self.decay_every is not None and self.constant_steps is not None:
             raise ValueError("decay_every and constant_steps name two schedules: set one of them to null")
         if not 0 < self.decay_factor <= 1:

@@ -1,12 +1,15 @@
-"""Whether an image fits into memory as a whole."""
+"""Whether an image fits into memory as a whole, and what a training step keeps there."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from torch import Tensor, nn
 
-__all__ = ["free_bytes", "needed_bytes"]
+__all__ = ["free_bytes", "needed_bytes", "optimizer_bytes", "saved_bytes", "weight_bytes"]
 
 _RESERVE = 1.25  # for the cleaner's and the UNet's features, and what lies around between layers
 _CPU_RESERVE = 2.5  # convolutions copy their inputs there: the tiny VAE took 2.4 times the sum, at 1536 pixels
@@ -39,3 +42,72 @@ def free_bytes(device: torch.device) -> int | None:
     import psutil  # accelerate, without which nothing of this runs, needs it, too
 
     return int(psutil.virtual_memory().available)
+
+
+def weight_bytes(modules: Iterable[nn.Module], *, trained: bool = False, each: int = 4) -> int:
+    """Bytes of the parameters of modules.
+
+    Args:
+        modules: the modules.
+        trained: those that are trained, in place of those that are not.
+        each: bytes of a number.
+    """
+    values = (value for module in modules for value in module.parameters() if value.requires_grad == trained)
+    return sum(value.numel() for value in values) * each
+
+
+def optimizer_bytes(trained: nn.Module, optimizer: str, *, averaged: bool) -> dict[str, int]:
+    """Bytes that training a module in float32 takes beside activations, by what they are for.
+
+    Args:
+        trained: the module.
+        optimizer: ``adamw``: two averages of each gradient in float32; ``adamw8bit``: in a byte each; ``soap``: these
+            of adamw, and matrices that are not counted.
+        averaged: averaged weights are kept.
+    """
+    whole = weight_bytes([trained], trained=True)
+    found = {"weights": whole, "gradients": whole, optimizer: whole // 2 if optimizer == "adamw8bit" else 2 * whole}
+    return {**found, **({"averaged weights": whole} if averaged else {})}
+
+
+def saved_bytes(run: Callable[[], Tensor], networks: Iterable[nn.Module]) -> tuple[int, int]:
+    """Bytes that a forward pass keeps for the backward pass, beside parameters and buffers; it is run.
+
+    Args:
+        run: the pass, with the gradient on.
+        networks: whose parameters and buffers are not counted.
+
+    Returns:
+        Those that are kept from one end to the other; and the most that a checkpointed block (diffusers'
+        ``enable_gradient_checkpointing``) makes anew on the way back. The peak is about their sum.
+    """
+    own = {_place(value) for network in networks for value in (*network.parameters(), *network.buffers())}
+    kept: dict[int, int] = {}
+    largest = 0
+
+    def note(into: dict[int, int], value: Tensor) -> Tensor:
+        if _place(value) not in own:
+            into[_place(value)] = value.untyped_storage().nbytes()
+        return value
+
+    def block(function: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+        nonlocal largest
+        anew: dict[int, int] = {}
+        for value in inputs:
+            if isinstance(value, Tensor):
+                note(kept, value)
+        with torch.autograd.graph.saved_tensors_hooks(lambda value: note(anew, value), lambda value: value):
+            result = function(*inputs)
+        largest = max(largest, sum(anew.values()))
+        return result
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda value: note(kept, value), lambda value: value)
+    # As long as the result lives, nothing of its graph is freed, and no place in memory is counted twice.
+    with torch.enable_grad(), hooks, patch("torch.utils.checkpoint.checkpoint", block):
+        result = run()
+    del result
+    return sum(kept.values()), largest
+
+
+def _place(value: Tensor) -> int:
+    return value.untyped_storage().data_ptr()

@@ -225,9 +225,17 @@ class DiffBIRPipeline(DiffusionPipeline):
             self.multiple // self.cell,
         )  # fmt: skip
         latent = sampling.run(self.scheduler, latent, guided, generators, self.progress_bar)
-        decoded = self.decode(latent, sides[1])[..., : large.shape[-2], : large.shape[-1]]
+        return self._finished(latent, large, size, sides[1], output_type)
+
+    def _finished(
+        self, latent: Tensor, large: Tensor, size: tuple[int, int], tile: int | None, output_type: OutputType
+    ) -> DiffBIROutput:
+        """The last stage: decoding, the cleaned images' colours, the result's size."""
+        decoded = self.decode(latent, tile)[..., : large.shape[-2], : large.shape[-1]]
         if not torch.isfinite(decoded).all():
-            mend = "Take float32 or bfloat16 if this is float16; else the control has diverged, or is not this UNet's"
+            mend = (
+                "Take float32 or bfloat16 if this is float16; else what was trained has diverged, or is not this UNet's"
+            )
             raise NumericsError("the restored image holds NaN or infinite values", mend=mend)
         restored = resized(transfer_colour(decoded, large).clamp(0, 1), *size)
         cleaned = resized(large.clamp(0, 1), *size)

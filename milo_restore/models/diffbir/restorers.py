@@ -14,6 +14,7 @@ from milo_restore.data import to_tensor, to_uint8
 from milo_restore.data.restoration_pairs import RestorationPair, Restore
 from milo_restore.models.diffbir.condition import result_size
 from milo_restore.models.diffbir.images import resized
+from milo_restore.models.diffbir.one_step import OneStep, OneStepPipeline
 from milo_restore.models.diffbir.schedules import Version
 
 if TYPE_CHECKING:
@@ -31,18 +32,18 @@ class Sampling:
     seed: int = 231  # of the noise that sampling starts from; an image's number is added
 
 
-def pipeline_restorer(pipeline: Any, *, seed: int = 0, **options: Any) -> Restore:
+def pipeline_restorer(pipeline: Any, *, seed: int | None = 0, **options: Any) -> Restore:
     """A `DiffBIRPipeline` as a restorer of test images.
 
     Args:
         pipeline: on its device.
-        seed: of the sampling; an image's number is added to it.
+        seed: of the sampling; an image's number is added to it. None: the pipeline draws nothing.
         options: of the pipeline's call: ``steps``, ``guidance_scale``, ``start``, ...
     """
 
     def restore(pair: RestorationPair, number: int) -> NDArray[np.uint8]:
-        image = pair.degraded[None].clamp(0, 1)
-        return to_uint8(pipeline(image, seed=seed + number, output_type="pt", **options).images[0])
+        image, drawn = pair.degraded[None].clamp(0, 1), {} if seed is None else {"seed": seed + number}
+        return to_uint8(pipeline(image, output_type="pt", **drawn, **options).images[0])
 
     return restore
 
@@ -92,5 +93,36 @@ def stage_restorers(
         "cleaner": cleaner_restorer(pipeline, sampling.minimum_side),
         **before,
         "restored": pipeline_restorer(pipeline, **vars(sampling)),
+        "autoencoder": autoencoder_restorer(pipeline),
+    }
+
+
+def one_step_restorers(frozen: Frozen, model: OneStep, prompt: str, minimum_side: int = 0) -> dict[str, Restore]:
+    """The stages of restoration in one step, as `stage_restorers`.
+
+    Args:
+        frozen: VAE, cleaner, prompts, and the UNet that has the LoRA.
+        model: the LoRA, on their device.
+        prompt: of all images.
+        minimum_side: of the pipeline's call.
+
+    Returns:
+        ``cleaner``, ``start`` (the UNet without its LoRA), ``restored`` and ``autoencoder``.
+    """
+    unet = frozen.unet
+    pipeline = OneStepPipeline(frozen.vae, unet, None, model.scheduler, cleaner=frozen.cleaner, prompts=frozen.prompts)
+    restore = pipeline_restorer(pipeline, seed=None, prompt=prompt, minimum_side=minimum_side)
+
+    def start(pair: RestorationPair, number: int) -> NDArray[np.uint8]:
+        unet.disable_adapters()
+        try:
+            return restore(pair, number)
+        finally:
+            unet.enable_adapters()
+
+    return {
+        "cleaner": cleaner_restorer(pipeline, minimum_side),
+        "start": start,
+        "restored": restore,
         "autoencoder": autoencoder_restorer(pipeline),
     }
