@@ -80,7 +80,7 @@ def train(config: Config, run: RunArguments) -> int:
         return held_out_loss(control, frozen.unet, loss, unseen, frozen.context)
 
     def evaluate(control: nn.Module) -> dict[str, float]:
-        restore = stage_restorers(frozen, config.version, config.sampling, control)["restored"]
+        restore = stage_restorers(frozen, config.version, config.sampling, control, prompt=config.prompt)["restored"]
         return held(control) | score_restorer(restore, quick, curves, device=state.device, progress=False)
 
     before = held(control.to(state.device))
@@ -110,7 +110,7 @@ def train(config: Config, run: RunArguments) -> int:
         write_png(run.output / "samples" / "final.png", picture(config, frozen, loss, control, quick))
     for one in (control, start := frozen.start_control(config.control)):  # their own method warns for no reason
         nn.Module.to(one, state.device, frozen.unet.dtype)
-    methods = stage_restorers(frozen, config.version, config.sampling, control, start)
+    methods = stage_restorers(frozen, config.version, config.sampling, control, start, prompt=config.prompt)
     words = {**WORDS, "restored": f"control after training, {loss.label}"}
     results = evaluate_restorers(methods, tests, metrics, run.output / "eval", labels=words, device=state.device,
                                  notice=result.notice)  # fmt: skip
@@ -149,7 +149,7 @@ def step_of(config: Config, frozen: Frozen, loss: DiffusionLoss) -> Any:
 
 def picture(config: Config, frozen: Frozen, loss: DiffusionLoss, control: nn.Module, pairs: Any) -> Any:
     """Input | cleaner | output | target, and the loss's mask where it has one: bright is where errors weigh more."""
-    stages = stage_restorers(frozen, config.version, config.sampling, control)
+    stages = stage_restorers(frozen, config.version, config.sampling, control, prompt=config.prompt)
     methods = {"cleaner": stages["cleaner"], "output": stages["restored"]}
     mask = None if loss.metric is None else partial(frozen.mask, loss.metric)
     return sample_picture(methods, pairs, mask, "latent mask, bright: weighs more")

@@ -21,8 +21,9 @@ from milo_restore.cli import main
 from milo_restore.config import load_config
 from milo_restore.errors import ConfigError
 from milo_restore.files.hashes import module_sha256
-from milo_restore.models.diffbir import IRControlNet
+from milo_restore.models.diffbir import DiffBIRPipeline, IRControlNet
 from milo_restore.models.diffbir.frozen import Draws, Frozen
+from milo_restore.models.diffbir.prompts import NEGATIVE_PROMPT
 from milo_restore.train.command import run_recipe
 
 import diffbir_config  # isort: skip  # found through micro_world's path
@@ -212,6 +213,17 @@ def test_a_cached_run_encodes_once(settings, tmp_path, monkeypatch):
         assert run(tmp_path / name, cached) == 0
     assert asked == [5, 4, 1, 4, 1]  # the pool, and in each run the five pieces of the one held-out image
     assert difference(weights(tmp_path / "first"), weights(tmp_path / "second")) == 0
+
+
+def test_a_prompt_is_trained_and_sampled_with(settings, tmp_path, monkeypatch):
+    """After the start the text encoder is gone, and sampling with another text than the run's fails. (One that the world knows.)"""
+    asked = []
+    call = DiffBIRPipeline.__call__
+    record = lambda *arguments, **options: asked.append(options["prompt"]) or call(*arguments, **options)  # noqa: E731
+    monkeypatch.setattr(DiffBIRPipeline, "__call__", record)
+    prompted = {**settings, "prompt": NEGATIVE_PROMPT, "cache": {"folder": str(tmp_path / "latents"), "samples": 5}}
+    assert run(tmp_path, prompted) == 0
+    assert set(asked) == {NEGATIVE_PROMPT}
 
 
 def test_draws_belong_to_their_samples():

@@ -73,7 +73,13 @@ def autoencoder_restorer(pipeline: Any) -> Restore:
 
 
 def stage_restorers(
-    frozen: Frozen, version: Version, sampling: Sampling, control: nn.Module, start: nn.Module | None = None
+    frozen: Frozen,
+    version: Version,
+    sampling: Sampling,
+    control: nn.Module,
+    start: nn.Module | None = None,
+    *,
+    prompt: str = "",
 ) -> dict[str, Restore]:
     """The stages of blind restoration, and what bounds them, as restorers of test images.
 
@@ -83,16 +89,18 @@ def stage_restorers(
         sampling: how.
         control: the trained one, on their device.
         start: the one that training began with.
+        prompt: of all images.
 
     Returns:
         ``cleaner``, ``start`` where there is one, ``restored`` and ``autoencoder``.
     """
     pipeline = frozen.pipeline(control, version)
-    before = {} if start is None else {"start": pipeline_restorer(frozen.pipeline(start, version), **vars(sampling))}
+    how = {**vars(sampling), "prompt": prompt}
+    before = {} if start is None else {"start": pipeline_restorer(frozen.pipeline(start, version), **how)}
     return {
         "cleaner": cleaner_restorer(pipeline, sampling.minimum_side),
         **before,
-        "restored": pipeline_restorer(pipeline, **vars(sampling)),
+        "restored": pipeline_restorer(pipeline, **how),
         "autoencoder": autoencoder_restorer(pipeline),
     }
 
