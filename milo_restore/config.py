@@ -60,7 +60,7 @@ class _Source:
         return cause if cause != self.file or not key else f"{cause}, key {key!r}"
 
     def all_of(self, section: str) -> str:
-        """What set the keys of a section, which do not go together."""
+        """The settings of a section's keys, which do not go together."""
         start = f"{section}." if section else ""
         given = [override for override in self.overrides if override.startswith(start)]
         return f"--set {' '.join(given)} with {self.file}" if given else self.of(section)

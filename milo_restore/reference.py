@@ -74,7 +74,7 @@ def json_schema(schema: type, title: str) -> dict[str, Any]:
 
 
 def meanings(schema: type) -> dict[str, str]:
-    """What a class says of each of its fields, in one line; of inherited ones what the base says."""
+    """Meanings that a class states of its fields, in one line; of inherited ones what the base says."""
     found: dict[str, str] = {}
     for parent in reversed(schema.__mro__):
         if dataclasses.is_dataclass(parent):

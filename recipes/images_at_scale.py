@@ -35,12 +35,12 @@ def rows(count: int, caption: int) -> Iterator[Row]:
 
 
 def make(folder: Path, count: int, caption: int) -> None:
-    """What the main process does at the start of a run."""
+    """Work of the main process at the start of a run."""
     write_index(build_index([("datasets/laion", "", rows(count, caption))]), folder, {})
 
 
 def draw(folder: Path, count: int, caption: int) -> None:
-    """What every process and every worker does: open the list, and look up what the first steps show."""
+    """Work of every process and every worker: open the list, and look up what the first steps show."""
     images = Listed(read_index(folder))
     for position in range(DRAWN):
         key = SampleKey(1, position, position, 512)

@@ -150,7 +150,7 @@ def step_test(
 
 
 def table_of_ranking(found: dict[str, float]) -> str:
-    """What is printed of the ranking."""
+    """Printed lines of the ranking."""
     return (
         f"{found['pairs']:,} pairs: SRCC {found['srcc_milo']:.4f} (L1 of the latents {found['srcc_l1']:.4f}, MSE "
         f"{found['srcc_mse']:.4f}); medians over pairs: masks {found['mask_correlation']:.3f}, maps of errors "

@@ -128,7 +128,7 @@ def main(config: Config, run: RunArguments) -> int:
 
 
 def parameters(model: nn.Module) -> int:
-    """How many it has."""
+    """Number of a network's parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -1,4 +1,4 @@
-"""What latent_restore.py trains and measures: a frozen autoencoder, photographs as its latents, and a small network."""
+"""World of latent_restore.py: a frozen autoencoder, photographs as its latents, and a small network."""
 
 from __future__ import annotations
 
@@ -135,11 +135,11 @@ class World:
         return LatentCrops(self.clean, self.condition, None, seed)
 
     def limit(self, pair: RestorationPair, number: int) -> NDArray[np.uint8]:
-        """What the autoencoder makes of the target itself: no restorer of its latents can pass it."""
+        """The target through the autoencoder: no restorer of its latents can pass it."""
         return self._picture(self.latents[id(pair)][1])
 
     def untouched(self, pair: RestorationPair, number: int) -> NDArray[np.uint8]:
-        """What it makes of the degraded photograph: the network before training."""
+        """The degraded photograph through it: the network before training."""
         return self._picture(self.latents[id(pair)][0])
 
     @torch.no_grad()

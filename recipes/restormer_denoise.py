@@ -104,7 +104,7 @@ def training_patches(config: Config, run: RunArguments) -> tuple[list[Any], Nois
 
 
 def test_pairs(data: Data) -> dict[str, list[RestorationPair]]:
-    """What is measured, by set and noise level.
+    """Test images by set and noise level.
 
     Raises:
         DataError: a data set is missing, or an image cannot be read.
@@ -173,7 +173,7 @@ def check(config: Config, run: RunArguments) -> int:
 
 
 def parameters(model: nn.Module) -> int:
-    """How many it has."""
+    """Number of a network's parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -203,7 +203,7 @@ def space_of(codec: LatentCodec | None, config: Config) -> LatentSpace | None:
 
 
 def targets(teacher: PseudoMOS, guide: MILO | None) -> Callable[[Tensor, Tensor], Targets]:
-    """What latents are taught: the teacher's opinions; and where one MILO is the teacher, its masks and errors."""
+    """Targets of latents: the teacher's opinions; and where one MILO is the teacher, its masks and errors."""
     if guide is None:
         return lambda image, reference: {"labels": teacher(image, reference)}
 

@@ -216,7 +216,7 @@ def test_a_cached_run_encodes_once(settings, tmp_path, monkeypatch):
 
 
 def test_a_prompt_is_trained_and_sampled_with(settings, tmp_path, monkeypatch):
-    """After the start the text encoder is gone, and sampling with another text than the run's fails. (One that the world knows.)"""
+    """After the start the text encoder is gone, and sampling with another text than the run's would fail."""
     asked = []
     call = DiffBIRPipeline.__call__
     record = lambda *arguments, **options: asked.append(options["prompt"]) or call(*arguments, **options)  # noqa: E731

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 
@@ -44,3 +45,14 @@ def test_every_public_name_has_an_example():
 def test_a_wrong_example_fails():
     wrong = doctest.DocTestParser().get_doctest(">>> 1 + 1\n3\n", {}, "wrong", None, 0)
     assert doctest.DocTestRunner(verbose=False).run(wrong, out=lambda text: None).failed == 1
+
+
+def test_docstrings_open_with_a_noun_or_a_verb():
+    """A question as a heading makes its reader look for the answer."""
+    described = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    asking = []
+    for path in (path for room in ("milo_restore", "recipes") for path in (REPOSITORY / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            words = (ast.get_docstring(node) or "").split() if isinstance(node, described) else []
+            asking += [f"{path}: {' '.join(words[:6])}"] if words and words[0] in ("What", "How", "As") else []
+    assert asking == []

@@ -69,7 +69,7 @@ def check_faces(arguments: argparse.Namespace) -> None:
 
 
 def restore_background(pipeline: DiffBIRPipeline, arguments: argparse.Namespace, settings: dict[str, Any]) -> Make:
-    """What makes the background of a photograph; its cleaner is added to the settings.
+    """Maker of a photograph's background; its cleaner is added to the settings.
 
     Raises:
         ConfigError: DiffBIR v1, whose control is either for faces or for anything else.

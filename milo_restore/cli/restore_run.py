@@ -1,4 +1,4 @@
-"""What ``milo-restore restore`` does with the images that it found: samples, batches, tiles, the networks."""
+"""Restoration of the images that ``milo-restore restore`` found: samples, batches, tiles, networks."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def plan(images: Sequence[Job], arguments: argparse.Namespace) -> list[Work]:
 
 
 def share(works: Sequence[Work]) -> list[Work]:
-    """What this process makes: of N processes, each every N-th image with all its samples."""
+    """The works of this process: of N processes, each every N-th image with all its samples."""
     from milo_restore.processes import rank_and_size
 
     rank, processes = rank_and_size()
@@ -125,7 +125,7 @@ def general_settings(arguments: argparse.Namespace, version: str, cleaner: str, 
 
 
 def _settings(arguments: argparse.Namespace, version: str, cleaner: str, dtype: str) -> dict[str, Any]:
-    """What the results depend on; what was not given is DiffBIR's for this version."""
+    """Settings that the results depend on; what was not given is DiffBIR's for this version."""
     from milo_restore.models.diffbir.prompts import PRESETS
 
     preset, given = PRESETS[version], arguments
@@ -232,7 +232,7 @@ def _batches(works: Sequence[Work], size: int) -> Iterator[tuple[list[Work], Ten
 
 
 def maker(pipeline: DiffBIRPipeline, tile: int | None, settings: dict[str, Any]) -> Make:
-    """What a pipeline makes of images under these settings."""
+    """A pipeline under these settings, as a maker of images."""
     from milo_restore.data.images import to_uint8
     from milo_restore.processes import rank_and_size
 

@@ -143,7 +143,7 @@ def _nearness(way: Array, side: int, extent: tuple[int, int]) -> NDArray[np.floa
 
 
 def _faded(nearness: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How much of a face is shown: a smooth step."""
+    """Share of a face that is shown: a smooth step."""
     step = np.minimum(nearness / np.float32(_FEATHER), 1)
     return np.asarray(step * step * (3 - 2 * step), np.float32)
 

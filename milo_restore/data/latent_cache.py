@@ -208,7 +208,7 @@ class _Pool:
         return found
 
     def _whole(self, number: int, say: Callable[[str], None]) -> tuple[int, dict[str, Any]]:
-        """How many samples a shard has, and what belongs to them; none where it is damaged."""
+        """Number of a shard's samples, and what belongs to them; none where it is damaged."""
         path = shard_file(self.folder, number)
         if not path.exists():
             return 0, {}

@@ -1,4 +1,4 @@
-"""What an entry of ``data.train`` names, told by what it is: a folder, a list, a table, or shards; row by row."""
+"""Images that an entry of ``data.train`` names, told by what it is: a folder, a list, a table, shards; row by row."""
 
 from __future__ import annotations
 

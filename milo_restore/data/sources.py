@@ -15,7 +15,7 @@ from milo_restore.files.quarantine import TRIES, Quarantine
 
 
 class Item(NamedTuple):
-    """What a source holds under a number.
+    """Content of a source under a number.
 
     Attributes:
         name: for messages and logs.
@@ -143,7 +143,7 @@ def check_fits(name: str, image: NDArray[np.uint8], patch: int) -> None:
 
 
 def scale_between(name: str, image: NDArray[np.uint8], degraded: NDArray[np.uint8]) -> int:
-    """How many times smaller the degraded one of a pair is; 1: equal in size.
+    """Factor by which the degraded one of a pair is smaller; 1: equal in size.
 
     Raises:
         DataError: its size is no whole fraction of the image's.

@@ -24,7 +24,7 @@ NOTE = "one number of a whole folder: no values per image, so no interval and no
 
 @dataclass(frozen=True)
 class SetPlan:
-    """What is to be measured of whole folders; ready, or refused, before the first image is measured.
+    """Measurements of whole folders; ready, or refused, before the first image is measured.
 
     Attributes:
         metrics: FID, KID, or none.

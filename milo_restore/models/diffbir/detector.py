@@ -24,7 +24,7 @@ _CONFIDENCE = 0.97
 
 
 class FaceDetector(Protocol):
-    """What finds faces."""
+    """Finder of faces."""
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
         """The landmarks of all faces, in the order of `milo_restore.data.faces.TEMPLATE`.

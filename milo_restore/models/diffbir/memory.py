@@ -16,7 +16,7 @@ _CPU_RESERVE = 2.5  # convolutions copy their inputs there: the tiny VAE took 2.
 
 
 def needed_bytes(vae: Any, height: int, width: int, batch: int = 1) -> int:
-    """What decoding images as a whole takes at its peak, roughly.
+    """Peak memory of decoding images as a whole, roughly.
 
     The last level, at full size, is the largest: its first block holds its input, that normalised and after its
     activation, each as wide as the level before, and its own output.

@@ -37,7 +37,7 @@ PROMPTS_FILE = "prompt_embeds.safetensors"
 
 @dataclass(frozen=True)
 class Preset:
-    """What a version of DiffBIR samples with, where nothing else is asked for."""
+    """Defaults of sampling of a version of DiffBIR."""
 
     prompt: str
     negative_prompt: str

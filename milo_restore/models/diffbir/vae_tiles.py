@@ -37,7 +37,7 @@ class _Features(NamedTuple):
 
 @torch.no_grad()
 def encode_in_tiles(vae: Any, images: Tensor, tile: int) -> Tensor:
-    """What ``vae.encode(images)`` takes as its distribution's parameters, (N, 2 * channels, h, w) float32.
+    """Parameters of the distribution of ``vae.encode(images)``, (N, 2 * channels, h, w) float32.
 
     Args:
         vae: an ``AutoencoderKL``.
@@ -60,7 +60,7 @@ def encode_in_tiles(vae: Any, images: Tensor, tile: int) -> Tensor:
 
 @torch.no_grad()
 def decode_in_tiles(vae: Any, latents: Tensor, tile: int) -> Tensor:
-    """What ``vae.decode(latents)`` gives, (N, 3, H, W) float32.
+    """``vae.decode(latents)``, (N, 3, H, W) float32.
 
     Args:
         vae: an ``AutoencoderKL``.
