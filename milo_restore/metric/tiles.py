@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from ctypes import c_float
 from typing import NamedTuple
 
 import torch
@@ -190,8 +191,14 @@ def _places_in(part: slice, side: int) -> _Places:
     scale = torch.tensor(side - 1, dtype=torch.float32) / (2 * side - 1)  # float32, as `F.interpolate` has it
     places = torch.arange(part.start, part.stop).clamp_(max=2 * side - 1) * scale
     near = places.long().clamp_(max=side - 2)
-    first = int(near[0])
-    return _Places(slice(first, int(near[-1]) + 2), near - first, places - near)
+    first, last = (_cell(place, side) for place in (part.start, part.stop - 1))
+    return _Places(slice(first, last + 2), near - first, places - near)
+
+
+def _cell(place: int, side: int) -> int:
+    """The entry of ``near`` for one place: the same numbers without a tensor, whose value tracing could not see."""
+    scale = c_float((side - 1) / (2 * side - 1)).value
+    return min(int(c_float(min(place, 2 * side - 1) * scale).value), side - 2)
 
 
 def _doubled(mask: Tensor, rows: _Places, columns: _Places) -> Tensor:
