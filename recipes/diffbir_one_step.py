@@ -56,10 +56,10 @@ class Config:
     base: str = "tiny"  # frozen Stable Diffusion: tiny (shipped), a diffusers folder, or a hub id
     version: Version = "v2"  # v1, v2: the UNet predicts the noise; v2.1: the velocity, with zero terminal SNR
     cleaner: str = "tiny:denoise"  # stage 1; none, a name of milo_restore.models.diffbir.cleaner, or a file
-    prompt: str = ""
+    prompt: str = ""  # text that the UNet sees with every image
     timestep: int = 200  # at which the UNet is asked; HYPIR's
     lora: LoRA = field(default_factory=LoRA)
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = False  # of the UNet
     data: DegradedData = field(default_factory=DegradedData)
     cache: Cache = field(default_factory=Cache)
     loss: LossSettings = field(default_factory=LossSettings)

@@ -73,7 +73,11 @@ def test_a_checkpoint_that_is_none_and_a_best_that_nothing_gives(tmp_path, capsy
 @pytest.mark.parametrize(
     ("name", "setting", "words"),
     [
-        ("restormer_denoise", "training.stages=[{steps: 1, patch: 1000, batch: 1}]", "does not fit into 600x400"),
+        (
+            "restormer_denoise",
+            "training.stages=[{steps: 1, patch: 1000, batch: 1}]",
+            "a patch of 1000 pixels does not fit into",
+        ),
         ("train_milo", "training.stages=[{steps: 1, patch: 1000, batch: 1}]", "does not fit into squares of"),
         ("train_tiny_world", "training.stages=[{steps: 1, patch: 1000, batch: 1}]", "does not fit into 600x400"),
         ("restormer_denoise", "data.sigma=0.1", "is noise in 8-bit units: for 0.1 of 1 write 25.5"),

@@ -427,7 +427,7 @@ def test_settings(tmp_path):
     }
     assert [DiffusionLossSettings(**arm).label for arm in arms.values()] == list(arms)
     for words, match in (
-        (["residual=eps"], "'residual': 'eps' is not one of 'prediction', 'z0'"),
+        (["residual=eps"], "--set residual=eps: 'eps' is not one of 'prediction', 'z0'"),
         (["mask_pair=input"], "'mask_pair': 'input'"),
         (["contrast=0"], "contrast must be a number above 0, got 0"),
         (["anchor=-1"], "anchor must be a number above 0 or null"),

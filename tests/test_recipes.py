@@ -102,7 +102,10 @@ def test_a_second_run_does_not_overwrite_the_first(denoise, monkeypatch, tmp_pat
         (["--set", "loss.kidn=mae"], ["loss.kidn", "'kind'"]),
         (["--set", "loss.weights=nowhere.pth"], ["nowhere.pth"]),
         (["--set", "data.train=[BSD4000]"], ["BSD4000"]),
-        (["--set", "training.stages=[{steps: 1, patch: 2000, batch: 1}]"], ["coffee", "2000"]),
+        (
+            ["--set", "training.stages=[{steps: 1, patch: 2000, batch: 1}]"],
+            ["a patch of 2000 pixels does not fit into 512x512"],
+        ),
         (["--set", "training.learning_rate=fast"], ["training.learning_rate", "fast"]),
         (["--set", "loss.kind=mae", "loss.curriculum=linear"], ["curriculum"]),
         (["--set", "network.heads=[3, 2, 4, 8]"], ["heads"]),
@@ -122,8 +125,10 @@ def test_an_unreadable_training_image_is_named(denoise, monkeypatch, tmp_path, c
     images.mkdir()
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(images / "good.png")
     (images / "broken.png").write_bytes((images / "good.png").read_bytes()[:60])
-    assert run(denoise, monkeypatch, "--output", tmp_path / "run", "--set", f"data.train=[{images}]") == 2
-    assert "broken.png" in capsys.readouterr().err
+    run_folder = tmp_path / "run"
+    assert run(denoise, monkeypatch, "--output", run_folder, *TINY, f"data.train=[{images}]") == 0
+    assert "broken.png (cannot be read as an image" in capsys.readouterr().err
+    assert "broken.png" in (run_folder / "quarantine.jsonl").read_text()
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ CHECKED = 10_000
 class Columns:
     """Names of a table's columns; of a sample's parts in shards, where the image is any part that ends like one."""
 
-    image: str = "image"
+    image: str = "image"  # of its path, from the table's folder on
     degraded: str = "degraded"  # in shards KEY.degraded.png
     text: str = "text"  # in shards always KEY.txt
     long_text: str | None = None  # a second, longer caption; in shards KEY.NAME.txt

@@ -111,7 +111,7 @@ class Picker:
                     return number, self.sound(number, patch)
                 except DataError as error:
                     self.quarantine.add(path, error)
-                    reason = f", the last one, {path}, because it {error.what}"
+                    reason = f"; the last one, {path}: {error.what}"
             number = int(keyed_rng(self.seed, stream, *key, attempt).integers(len(self.source)))
         what = f"{TRIES} images in a row cannot be trained on{reason}"
         raise DataError(what, where=self.source.path(number), mend="See that the images can be reached and are whole")

@@ -21,7 +21,7 @@ def start(state: TrainingState, journal: Journal, output: Path) -> None:
     quarantine.record([found for part in gather(quarantine.drain()) for found in part], state.step)
     faults = quarantine.faults()
     if faults:
-        journal.say(f"{len(faults):,} files cannot be trained on and are passed over: {named(faults)}; see {path}")
+        journal.say(f"cannot be trained on and passed over: {named(faults)}; see {path}")
         on_main(lambda: replace_file(path, as_lines(faults)))
     else:
         on_main(lambda: path.unlink(missing_ok=True))  # of a run that was killed before its first checkpoint

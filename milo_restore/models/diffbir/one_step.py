@@ -39,7 +39,7 @@ _MEND = "Name the final/ of a run of recipes/diffbir_one_step.py"
 class LoRA:
     """Low-rank changes of a UNet's layers; their factor is 1, as in diffusers' training programs."""
 
-    rank: int = 256
+    rank: int = 256  # of each change: 259 M parameters on Stable Diffusion 2.1's UNet, 65 M at 64
     targets: tuple[str, ...] = (  # ends of the layers' names
         "to_k", "to_q", "to_v", "to_out.0", "conv", "conv1", "conv2", "conv_shortcut", "conv_out", "proj_in",
         "proj_out", "ff.net.2", "ff.net.0.proj",
