@@ -428,7 +428,7 @@ def test_settings(tmp_path):
     assert [DiffusionLossSettings(**arm).label for arm in arms.values()] == list(arms)
     for words, match in (
         (["residual=eps"], "--set residual=eps: 'eps' is not one of 'prediction', 'z0'"),
-        (["mask_pair=input"], "'mask_pair': 'input'"),
+        (["mask_pair=input"], "--set mask_pair=input: 'input' is not one of 'estimate', 'condition'"),
         (["contrast=0"], "contrast must be a number above 0, got 0"),
         (["anchor=-1"], "anchor must be a number above 0 or null"),
         (["anchor=1", "anchor_timestep=0"], "at least 1"),
