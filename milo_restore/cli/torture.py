@@ -189,15 +189,19 @@ def _start(
     limit: int | None = None,
 ) -> int:
     """Run the recipe in a fork; its exit code, or minus the signal that ended it."""
+    reading, writing = os.pipe()  # a terminal has no limit: what it prints is no file of the run
     child = os.fork()
     if child:
+        os.close(writing)
+        with open(reading, "rb") as said:
+            log.write_bytes(said.read())
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     code = 1
     try:
         os.setsid()
-        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(target, 1)
-        os.dup2(target, 2)
+        os.close(reading)
+        os.dup2(writing, 1)
+        os.dup2(writing, 2)
         sys.argv = [str(recipe), *arguments, "--output", str(output), *(["--resume", "latest"] if resume else [])]
         if limit is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
