@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from milo_restore.config import dump_config
 from milo_restore.data import write_png
-from milo_restore.data.degrade.batch import degrade_batch
 from milo_restore.data.degraded_sets import contents, fingerprint, held_out, pieces, training_pairs
 from milo_restore.data.image_sets import identity_of
 from milo_restore.data.latent_cache import cache_latents
@@ -126,10 +125,7 @@ def step_of(config: Config, frozen: Frozen, loss: DiffusionLoss) -> Any:
     scheduler, seed, settings = loss.scheduler, config.training.seed, config.training
 
     def step(control: nn.Module, batch: dict[str, Any], number: int) -> tuple[Tensor, dict[str, Tensor]]:
-        if "key" in batch:  # clean patches, to be degraded here
-            degraded, target = degrade_batch(batch["target"], batch["key"], config.data.realesrgan, seed)
-            batch = {**batch, "input": degraded, "target": target}
-        latents = batch if "condition" in batch else frozen.encode(batch["input"], batch["target"])
+        latents = frozen.latents_of(batch, config.data.realesrgan, seed)
         draws = Draws.of(seed, number, batch["position"].tolist(), latents["mean"])
         z0 = latents["mean"] + latents["deviation"] * draws.posterior
         timesteps = (draws.time * len(scheduler)).long()

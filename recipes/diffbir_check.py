@@ -19,14 +19,16 @@ from milo_restore.loss import DiffusionLoss, RestorationLoss, gradient_cosines
 from milo_restore.loss.build import latent_loss
 from milo_restore.loss.cosine import cosine_line, cosine_with_mse
 from milo_restore.measure.metrics import load_metric
+from milo_restore.metric import LatentSpace
 from milo_restore.models.diffbir import noise_scheduler, predict
 from milo_restore.models.diffbir.cleaner import load_cleaner
 from milo_restore.models.diffbir.frozen import Frozen, load_frozen
-from milo_restore.models.diffbir.memory import optimizer_bytes, saved_bytes, weight_bytes
+from milo_restore.models.diffbir.memory import saved_bytes
 from milo_restore.models.diffbir.one_step import OneStep
 from milo_restore.train import PartialState
 from milo_restore.train.command import RunArguments
 from milo_restore.train.dry_run import first_samples, look_at_all, training_looks
+from milo_restore.train.memory import optimizer_bytes, parameter_count, weight_bytes
 
 if TYPE_CHECKING:
     from diffbir import Config
@@ -148,7 +150,7 @@ class Looks:
         parts = {
             **optimizer_bytes(trained, settings.optimizer, averaged=settings.ema_decay is not None),
             "UNet": weight_bytes([frozen.unet], each=unet),
-            "VAE and cleaner": weight_bytes([frozen.vae, self.cleaner]),
+            "VAE and cleaner": weight_bytes([frozen.vae, self.cleaner], each=4),
             f"activations of {samples} samples": int(kept * scale),
         }
         if block:
@@ -217,8 +219,8 @@ class OneStepLooks(Looks):
 
     def look_at_loss(self) -> object:
         """The loss's weights, which have to know the base's latents."""
-        scale = None if self.frozen is None else self.frozen.scale
-        self.one = latent_loss(self.config.loss, self.config.training.steps, scale, self.config.base)
+        space = LatentSpace(4, () if self.frozen is None else (self.frozen.scale,))
+        self.one = latent_loss(self.config.loss, self.config.training.steps, space, self.config.base)
         return getattr(self.one, "weights", None)
 
     def look_at_cosine(self) -> str:
@@ -233,7 +235,7 @@ class OneStepLooks(Looks):
 
 
 def _parameters(module: nn.Module) -> str:
-    return f"{sum(value.numel() for value in module.parameters()):,} parameters"
+    return f"{parameter_count(module):,} parameters"
 
 
 def _training_images(data: DegradedData, seed: int, patch: int) -> tuple[Tensor, Tensor]:

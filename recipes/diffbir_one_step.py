@@ -29,7 +29,6 @@ from torch import Tensor, nn
 
 from milo_restore.config import dump_config
 from milo_restore.data import write_png
-from milo_restore.data.degrade.batch import degrade_batch
 from milo_restore.data.degraded_sets import DegradedData, contents, fingerprint, held_out, training_pairs
 from milo_restore.data.image_sets import identity_of
 from milo_restore.data.latent_cache import cache_latents
@@ -41,6 +40,7 @@ from milo_restore.loss.build import latent_loss
 from milo_restore.loss.cosine import cosine_with_mse
 from milo_restore.measure import comparison_table, evaluate_restorers, sample_picture, score_restorer
 from milo_restore.measure.metrics import Protocol, load_metrics
+from milo_restore.metric import LatentSpace
 from milo_restore.models.diffbir.frozen import load_frozen
 from milo_restore.models.diffbir.one_step import LoRA, OneStep
 from milo_restore.models.diffbir.restorers import one_step_restorers
@@ -90,7 +90,8 @@ def main(config: Config, run: RunArguments) -> int:
     hashes = {**frozen.sha256(), "unet": module_sha256(frozen.unet)}
     torch.manual_seed(settings.seed)
     model = OneStep(frozen.unet, config.version, config.timestep, config.lora)
-    loss = latent_loss(config.loss, settings.steps, frozen.scale, f"base {config.base}").to(state.device)
+    space = LatentSpace(4, (frozen.scale,))
+    loss = latent_loss(config.loss, settings.steps, space, f"base {config.base}").to(state.device)
     milo = loss if isinstance(loss, LatentMILOLoss) else None
     metrics, _ = load_metrics(config.metrics, Protocol(), state.device, skip_unavailable=False)
     source = fingerprint(pairs, config.data)
@@ -101,10 +102,7 @@ def main(config: Config, run: RunArguments) -> int:
                               seed=settings.seed, device=state.device, workers=settings.workers)  # fmt: skip
 
     def step(model: nn.Module, batch: dict[str, Any], number: int) -> tuple[Tensor, dict[str, Tensor]]:
-        if "key" in batch:  # clean patches, to be degraded here
-            degraded, target = degrade_batch(batch["target"], batch["key"], config.data.realesrgan, settings.seed)
-            batch = {**batch, "input": degraded, "target": target}
-        latents = batch if "condition" in batch else frozen.encode(batch["input"], batch["target"])
+        latents = frozen.latents_of(batch, config.data.realesrgan, settings.seed)
         said, clean = model(latents["condition"], frozen.contexts(batch)), latents["mean"]
         value, watched = loss.terms(said, clean, step=number)
         if number % settings.log_every == 0:

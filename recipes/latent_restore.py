@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from milo_restore.config import dump_config
 from milo_restore.data import write_png
 from milo_restore.files.write import replace_file
-from milo_restore.loss import LatentMILOLoss, LossSettings, RestorationLoss, build_loss
+from milo_restore.loss import LatentMILOLoss, LossSettings, RestorationLoss
+from milo_restore.loss.build import latent_loss
 from milo_restore.loss.cosine import cosine_with_mse
 from milo_restore.measure import Restore, comparison_table, evaluate_restorers, sample_picture, score_restorer
 from milo_restore.measure.metrics import Protocol, load_metrics
@@ -35,6 +36,7 @@ from milo_restore.metric import LatentSpace
 from milo_restore.train import PartialState, TrainSettings, fit
 from milo_restore.train.command import RunArguments, run_recipe
 from milo_restore.train.dry_run import look_at_all, training_looks
+from milo_restore.train.memory import parameter_count
 
 WORDS = {"input": "degraded photograph", "untouched": "encoded and decoded", "autoencoder": "autoencoder's limit"}
 SMALLEST = 128  # pixels along a side of a window: LatentMILO's 16 cells
@@ -76,10 +78,7 @@ def build(config: Config, space: LatentSpace) -> tuple[nn.Module, RestorationLos
     """
     torch.manual_seed(config.training.seed)
     model = OneStep(space.channels, config.network.width, config.network.blocks)
-    loss = build_loss(config.loss, config.training.steps, latents=True)
-    if isinstance(loss, LatentMILOLoss):
-        loss.metric.check_space(space, where=f"vae {config.vae}")
-    return model, loss
+    return model, latent_loss(config.loss, config.training.steps, space, f"vae {config.vae}")
 
 
 def main(config: Config, run: RunArguments) -> int:
@@ -96,7 +95,7 @@ def main(config: Config, run: RunArguments) -> int:
     used = {
         "loss": config.loss.label, "loss_weights": str(milo.weights) if milo else None,
         "vae": world.codec.sha256, "images": world.images, "crops": [config.data.crops, config.data.crop],
-        "task": config.task, "parameters": parameters(model),
+        "task": config.task, "parameters": parameter_count(model),
     }  # fmt: skip
 
     def step(model: nn.Module, batch: dict[str, Any], number: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -125,11 +124,6 @@ def main(config: Config, run: RunArguments) -> int:
         return result.exit_code
     evaluate(config, run, world, restorer(model.to(state.device)), metrics, {"steps": result.step, **used})
     return 0
-
-
-def parameters(model: nn.Module) -> int:
-    """Number of a network's parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def evaluate(
@@ -169,7 +163,7 @@ def check(config: Config, run: RunArguments) -> int:
     def loss() -> str:
         model, built = build(config, *(space or [LatentSpace(32)]))
         weights = f", {built.weights}" if isinstance(built, LatentMILOLoss) else ""
-        return f"{config.loss.label}{weights}; a network of {parameters(model):,} parameters"
+        return f"{config.loss.label}{weights}; a network of {parameter_count(model):,} parameters"
 
     def metrics() -> str:
         found, _ = load_metrics(config.metrics, Protocol(), torch.device("cpu"), skip_unavailable=False)

@@ -32,6 +32,7 @@ from milo_restore.teach.students import Student, load_student
 from milo_restore.train import PartialState, fit
 from milo_restore.train.command import RunArguments
 from milo_restore.train.dry_run import first_samples, look_at_all, training_looks
+from milo_restore.train.memory import parameter_count
 
 if TYPE_CHECKING:
     from train_milo import Config
@@ -112,8 +113,7 @@ def check(config: Config, run: RunArguments) -> int:
     def student() -> str:
         samples = OpinionCrops(training_pairs(config)[0], config.training.seed)
         model = load_student(config.student, config.start, samples, config.training.stages[0].patch)
-        count = sum(value.numel() for value in model.parameters())
-        return f"{model.name}, {count:,} parameters to learn, from {model.weights or 'random weights'}"
+        return f"{model.name}, {parameter_count(model):,} parameters to learn, from {model.weights or 'random weights'}"
 
     def training() -> str:
         pairs = training_pairs(config)[0]

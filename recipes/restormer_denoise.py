@@ -39,6 +39,7 @@ from milo_restore.models.trained import load_trained
 from milo_restore.train import PartialState, TrainSettings, fit
 from milo_restore.train.command import RunArguments, run_recipe
 from milo_restore.train.dry_run import first_samples, look_at_all, training_looks
+from milo_restore.train.memory import parameter_count
 
 MASK_TOP = 1.0  # of (0, 4), where the colours of the pictures' masks end: a mask of leftover noise rarely passes 1
 
@@ -152,7 +153,7 @@ def check(config: Config, run: RunArguments) -> int:
 
     def network() -> str:
         model, weights = build_network(config.network)
-        return f"{parameters(model):,} parameters, from {weights or 'random weights'}"
+        return f"{parameter_count(model):,} parameters, from {weights or 'random weights'}"
 
     def metrics() -> str:
         found, _ = load_metrics(config.metrics, Protocol(), state.device, skip_unavailable=False)
@@ -170,11 +171,6 @@ def check(config: Config, run: RunArguments) -> int:
         "metrics": metrics,
         **training_looks(settings, run.output, run.resume, config.metrics),
     })  # fmt: skip
-
-
-def parameters(model: nn.Module) -> int:
-    """Number of a network's parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def main(config: Config, run: RunArguments) -> int:

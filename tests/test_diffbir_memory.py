@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from milo_restore.models.diffbir.control import IRControlNet, predict
-from milo_restore.models.diffbir.memory import optimizer_bytes, saved_bytes, weight_bytes
+from milo_restore.models.diffbir.memory import saved_bytes
 from milo_restore.models.tiny import tiny_unet
+from milo_restore.train.memory import optimizer_bytes, weight_bytes
 
 
 def test_a_pass_keeps_what_its_gradient_needs():

@@ -196,7 +196,7 @@ def test_every_configuration_is_valid(denoise, path):
         assert config.training.steps == 300_000
         assert max(stage.patch for stage in config.training.stages) <= 320
         with torch.device("meta"):
-            assert denoise.parameters(denoise.build_network(config.network)[0]) == 26_111_668
+            assert denoise.parameter_count(denoise.build_network(config.network)[0]) == 26_111_668
 
 
 @pytest.mark.parametrize("path", sorted((RECIPES / "configs").glob("restormer_*.yaml")), ids=lambda p: p.stem)

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from milo_restore.cli.metric import (
-    LATENT_SUFFIXES,
     add_metric_arguments,
     add_modcrop,
     add_pairing,
     load_milo,
-    pair_error,
-    read_pair,
+    matched_pairs,
+    of_pair,
 )
 from milo_restore.errors import ConfigError, DataError
 from milo_restore.files.write import check_target
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from milo_restore.metric import MaskedMetric
 
 MAP_TOP = 0.869
 MASK_TOP = 4.0
@@ -67,12 +63,10 @@ def main(arguments: argparse.Namespace) -> int:
     pairs = _pairs(arguments)
     metric, device = load_milo(arguments.weights, latent=arguments.latent, device=arguments.device)
     print(f"metric: {type(metric).__name__}, weights: {metric.weights}")
+    compute = metric.mask if arguments.mask else metric.map
     for reference, distorted, target in pairs:
-        tensors = read_pair(reference, distorted, latent=arguments.latent, modcrop=arguments.modcrop)
-        try:
-            values = _draw(metric, [tensor.to(device) for tensor in tensors], target, top, arguments)
-        except DataError as error:
-            raise pair_error(error, reference, distorted) from error
+        values = of_pair(compute, reference, distorted, device, arguments)[0, 0]
+        _draw(values, type(metric).__name__, target, top, arguments)
         ends = f"0 (black) to {top:g} (pale yellow)"
         print(f"{target}: {ends}; mean {values.mean():.6f}, largest {values.max():.6f}")
     return 0
@@ -84,13 +78,8 @@ def _pairs(arguments: argparse.Namespace) -> list[tuple[Path, Path, Path]]:
     Raises:
         DataError: files have no counterpart, or the output cannot be what is asked for.
     """
-    from milo_restore.measure.folders import find_pairs
-
     output: Path = arguments.output
-    pairs = find_pairs(
-        arguments.reference, arguments.distorted, LATENT_SUFFIXES if arguments.latent else None,
-        recursive=arguments.recursive, only_present=arguments.only_present,
-    )  # fmt: skip
+    pairs = matched_pairs(arguments)
     picture = output.suffix.lower() == ".png"
     if arguments.reference.is_dir():
         if picture:
@@ -106,21 +95,12 @@ def _pairs(arguments: argparse.Namespace) -> list[tuple[Path, Path, Path]]:
     return found
 
 
-def _draw(
-    metric: MaskedMetric, pair: Sequence[Tensor], target: Path, top: float, arguments: argparse.Namespace
-) -> Tensor:
-    """Write the picture of one pair; its values, (H, W)."""
-    import torch
-
+def _draw(values: Tensor, metric: str, target: Path, top: float, arguments: argparse.Namespace) -> None:
+    """Write the picture of one map (H, W)."""
     from milo_restore.data.images import write_png
     from milo_restore.show.grid import heat_map, with_colour_bar
 
-    image, reference = pair
-    with torch.no_grad():
-        values = (metric.mask if arguments.mask else metric.map)(image, reference=reference)[0, 0]
     picture = heat_map(values, top)
     if not arguments.no_scale:
-        title = f"{type(metric).__name__} {'mask' if arguments.mask else 'map'}"
-        picture = with_colour_bar(picture, top, title)
+        picture = with_colour_bar(picture, top, f"{metric} {'mask' if arguments.mask else 'map'}")
     write_png(target, picture)
-    return values

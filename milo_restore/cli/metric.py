@@ -6,8 +6,9 @@ Importing this is cheap; torch comes with the first call.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from milo_restore.errors import ConfigError, DataError, WeightsError
 from milo_restore.processes import choose_device
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from milo_restore.metric import MaskedMetric
+
+T = TypeVar("T")
 
 
 class _ListMetrics(argparse.Action):
@@ -125,10 +128,49 @@ def read_pair(reference: Path, distorted: Path, *, latent: bool, modcrop: int = 
     return second, first
 
 
-def pair_error(error: DataError, reference: Path, distorted: Path) -> DataError:
-    """The metric's complaint about tensors, with the files that these came from."""
-    what = error.what if error.where is None else f"{error.where} {error.what}"
-    return DataError(what, where=f"{distorted} against {reference}", mend=error.mend)
+def matched_pairs(arguments: argparse.Namespace) -> list[tuple[str, Path, Path]]:
+    """Name, reference and distorted file of each pair of ``reference`` and ``distorted``, files or folders.
+
+    Raises:
+        DataError: something is missing, or has no counterpart.
+    """
+    from milo_restore.measure.folders import find_pairs
+
+    return find_pairs(
+        arguments.reference, arguments.distorted, LATENT_SUFFIXES if arguments.latent else None,
+        recursive=arguments.recursive, only_present=arguments.only_present,
+    )  # fmt: skip
+
+
+def of_pair(
+    compute: Callable[[Tensor, Tensor], T],
+    reference: Path,
+    distorted: Path,
+    device: torch.device,
+    arguments: argparse.Namespace,
+) -> T:
+    """A metric's answer about two files; its complaints about tensors name the files that these came from.
+
+    Args:
+        compute: of the distorted image and the reference, without gradients.
+        reference: the undistorted one.
+        distorted: the other one.
+        device: where it computes.
+        arguments: with ``latent`` and ``modcrop``.
+
+    Raises:
+        DataError: a file cannot be read, the two differ in size, or the metric refuses them.
+        ConfigError: see `read_pair`.
+    """
+    import torch
+
+    pair = read_pair(reference, distorted, latent=arguments.latent, modcrop=arguments.modcrop)
+    try:
+        with torch.no_grad():
+            return compute(*(tensor.to(device) for tensor in pair))
+    except DataError as error:
+        what = error.what if error.where is None else f"{error.where} {error.what}"
+        raise DataError(what, where=f"{distorted} against {reference}", mend=error.mend) from error
 
 
 def _read(path: Path, *, latent: bool, modcrop: int) -> Tensor:

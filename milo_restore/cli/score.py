@@ -17,10 +17,9 @@ from milo_restore.cli.metric import (
     add_modcrop,
     add_pairing,
     load_milo,
-    pair_error,
-    read_pair,
+    matched_pairs,
+    of_pair,
 )
-from milo_restore.errors import DataError
 from milo_restore.files.write import check_target, replace_file
 from milo_restore.show.text import CSVWriter
 
@@ -70,17 +69,15 @@ def main(arguments: argparse.Namespace) -> int:
     import torch
 
     from milo_restore.files.datasets import SUFFIXES
-    from milo_restore.measure.folders import find_pairs, left_out
+    from milo_restore.measure.folders import left_out
 
-    suffixes = LATENT_SUFFIXES if arguments.latent else None
-    how = {"recursive": arguments.recursive, "only_present": arguments.only_present}
-    pairs = find_pairs(arguments.reference, arguments.distorted, suffixes, **how)
+    pairs = matched_pairs(arguments)
     metric, device = load_milo(arguments.weights, latent=arguments.latent, device=arguments.device)
     scores = _score(pairs, metric, device, arguments)
     means = {key: sum(getattr(row, key) for row in scores) / len(scores) for key in _NUMBERS}
     taken = {arguments.reference: [pair[1] for pair in pairs], arguments.distorted: [pair[2] for pair in pairs]}
     used = {folder: files for folder, files in taken.items() if folder.is_dir()}
-    for line in left_out(used, suffixes or SUFFIXES, recursive=arguments.recursive):
+    for line in left_out(used, LATENT_SUFFIXES if arguments.latent else SUFFIXES, recursive=arguments.recursive):
         print(line)
     highest = float(metric.mos_of(torch.zeros(1, device=device)))
     directions = f"raw error and quality: lower is better, 0: identical; MOS: higher, {highest:.3f}: identical"
@@ -100,18 +97,11 @@ def _score(
     device: torch.device,
     arguments: argparse.Namespace,
 ) -> list[PairScore]:
-    import torch
     from tqdm import tqdm
 
     scores = []
     for name, reference, distorted in tqdm(pairs, unit="pair", leave=False, disable=None if len(pairs) > 1 else True):
-        pair = read_pair(reference, distorted, latent=arguments.latent, modcrop=arguments.modcrop)
-        image, undistorted = (tensor.to(device) for tensor in pair)
-        try:
-            with torch.no_grad():
-                numbers = metric.scores(image, undistorted)
-        except DataError as error:
-            raise pair_error(error, reference, distorted) from error
+        numbers = of_pair(metric.scores, reference, distorted, device, arguments)
         scores.append(PairScore(name, str(reference), str(distorted), *map(float, numbers)))
     return scores
 

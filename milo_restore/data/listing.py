@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -120,29 +120,13 @@ def walk(folder: Path) -> Iterator[str]:
 
 
 def _folder_rows(folder: Path) -> Iterator[Row]:
-    check_sealed_listing(folder, _Walked(folder), below=True)
+    check_sealed_listing(folder, (folder / path for path in walk(folder)), below=True)  # walked for a seal only
     count = 0
     for path in walk(folder):
         count += 1
         yield Row(path)
     if not count:
         raise DataError("holds 0 images", where=folder, mend=f"Expected files ending in {', '.join(SUFFIXES)}")
-
-
-class _Walked:
-    """The images below a folder, listed only where a seal asks for them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __iter__(self) -> Iterator[Path]:
-        return (self.folder / path for path in walk(self.folder))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __contains__(self, path: object) -> bool:
-        return any(path == other for other in self)
 
 
 def _paired_folders(folder: Path, degraded: Path) -> Iterator[Row]:
@@ -172,22 +156,20 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _listed_rows(path: Path) -> Iterator[Row]:
-    yield from _looked_up(path, (Row(line.strip()) for line in _lines(path) if line.strip()), lambda row: row.path)
+    yield from _looked_up(path, (Row(line.strip()) for line in _lines(path) if line.strip()))
 
 
 def _paired_lists(path: Path, degraded: Path) -> Iterator[Row]:
     if degraded.suffix.lower() not in LISTS:
         raise DataError("is no list as the images' is", where=degraded, mend="Give a path in each line, in their order")
-    lists = [_looked_up(one, (Row(line.strip()) for line in _lines(one) if line.strip()), lambda row: row.path)
-             for one in (path, degraded)]  # fmt: skip
-    for number, (row, other) in enumerate(zip_longest(*lists)):
+    for number, (row, other) in enumerate(zip_longest(_listed_rows(path), _listed_rows(degraded))):
         if row is None or other is None:
             what, where = f"ends after {number:,} files, the other list does not", path if row is None else degraded
             raise DataError(what, where=where, mend="Lists of pairs have a line for each pair")
         yield row._replace(degraded=other.path)
 
 
-def _looked_up(path: Path, rows: Iterable[Row], file_of: Callable[[Row], str]) -> Iterator[Row]:
+def _looked_up(path: Path, rows: Iterable[Row]) -> Iterator[Row]:
     """The rows of a list; where it is short, all files that are missing at once."""
     first: list[Row] = []
     rest = iter(rows)
@@ -198,7 +180,7 @@ def _looked_up(path: Path, rows: Iterable[Row], file_of: Callable[[Row], str]) -
     if not first:
         raise DataError("names no images", where=path)
     if len(first) <= CHECKED:
-        missing = [file_of(row) for row in first if not (path.parent / file_of(row)).is_file()]
+        missing = [row.path for row in first if not (path.parent / row.path).is_file()]
         if missing:
             what = f"names {len(missing):,} of {len(first):,} files that are not there: {listed(missing, 3)}"
             raise DataError(what, where=path, mend="Paths start from the folder of the list; take these out")
@@ -220,7 +202,7 @@ def _table_rows(path: Path, columns: Columns, captions: bool) -> Iterator[Row]:
             texts = tuple(str(record[name] or "") for name in wanted)
             yield Row(record[columns.image], record.get(columns.degraded) or "", texts)
 
-    return _looked_up(path, rows(), lambda row: row.path)
+    return _looked_up(path, rows())
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +118,12 @@ def check_sealed(path: Path, content: bytes) -> None:
         raise DataError(f"is not what it was when it was sealed ({folder / SEAL})", where=path, mend=mend)
 
 
-def check_sealed_listing(folder: Path, found: Collection[Path], *, below: bool) -> None:
+def check_sealed_listing(folder: Path, found: Iterable[Path], *, below: bool) -> None:
     """Refuse a folder in which a sealed image is gone.
 
     Args:
         folder: of images.
-        found: the images that are there.
+        found: the images that are there; looked at only where there is a seal.
         below: those in the folders below count, too.
 
     Raises:

@@ -99,20 +99,20 @@ def build_loss(settings: LossSettings, total_steps: int, *, latents: bool = Fals
     )
 
 
-def latent_loss(settings: LossSettings, total_steps: int, scaling: float | None, where: str) -> RestorationLoss:
-    """`build_loss` for latents of four channels.
+def latent_loss(settings: LossSettings, total_steps: int, space: LatentSpace, where: str) -> RestorationLoss:
+    """`build_loss` for the latents of one space.
 
     Args:
         settings: which.
         total_steps: of the run.
-        scaling: the VAE's scaling factor; None: not known.
-        where: what the VAE is of, for the error.
+        space: what is known of the latents.
+        where: what they belong to, for the error.
 
     Raises:
         WeightsError: weights can neither be found nor downloaded.
-        ConfigError: LPIPS on latents, or a LatentMILO that knows another VAE's latents.
+        ConfigError: LPIPS on latents, or a LatentMILO that knows other ones.
     """
     loss = build_loss(settings, total_steps, latents=True)
     if isinstance(loss, LatentMILOLoss):
-        loss.metric.check_space(LatentSpace(4, () if scaling is None else (scaling,)), where)
+        loss.metric.check_space(space, where)
     return loss

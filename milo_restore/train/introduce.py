@@ -9,11 +9,9 @@ from pathlib import Path
 
 import torch
 
+from milo_restore.train.memory import optimizer_bytes, parameter_count, weight_bytes
 from milo_restore.train.settings import TrainSettings
 from milo_restore.train.state import TrainingState
-
-# float32 values that a trained parameter takes beside itself: its gradient and what the optimiser keeps of it
-_BESIDE = {"adamw": 3.0, "adamw8bit": 1.5, "soap": 3.0}
 
 
 def introduction(
@@ -34,7 +32,7 @@ def introduction(
         properties = torch.cuda.get_device_properties(device)
         where = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     several = f" x {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
-    whole = sum(value.numel() for value in state.module.parameters())
+    whole = parameter_count(state.module)
     trained = sum(value.numel() for value in state.parameters)
     batches = ", ".join(f"{stage.steps} of {stage.batch} x {stage.patch} px" for stage in settings.stages)
     watch = [f"tensorboard --logdir {output / 'logs'}"] if "tensorboard" in settings.trackers else []
@@ -52,9 +50,9 @@ def introduction(
 
 def needed(state: TrainingState, settings: TrainSettings) -> int:
     """Bytes of what lasts from step to step: weights, gradients, the optimiser's and the averaged weights."""
-    weights = sum(value.numel() * value.element_size() for value in state.module.parameters())
-    beside = _BESIDE[settings.optimizer] + (1 if settings.ema_decay is not None else 0)
-    return weights + int(beside * sum(4 * value.numel() for value in state.parameters))
+    averaged = settings.ema_decay is not None
+    trained = optimizer_bytes(state.module, settings.optimizer, averaged=averaged)
+    return weight_bytes([state.module]) + sum(trained.values())
 
 
 def peak(device: torch.device) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
@@ -64,15 +65,15 @@ class RetinaFaceDetector:
         return (np.asarray(found, np.float64).reshape(-1, 15)[:, 5:].reshape(-1, 5, 2) + 0.5) / zoom - 0.5
 
 
-def check_detector() -> None:
-    """Stop where RetinaFace cannot be had, before any work.
+def check_detector() -> Path:
+    """The file of RetinaFace's weights; stops where it cannot be had, before any work.
 
     Raises:
         MissingPackage: facexlib is not installed.
         WeightsError: its weights are not there, or not what they should be.
     """
     require(_PACKAGE, "finding faces")
-    present_weights(WEIGHTS)
+    return present_weights(WEIGHTS)
 
 
 def load_detector(device: torch.device | str = "cpu") -> FaceDetector:
@@ -82,8 +83,7 @@ def load_detector(device: torch.device | str = "cpu") -> FaceDetector:
         MissingPackage: facexlib is not installed.
         WeightsError: its weights are not there, damaged, or do not fit.
     """
-    check_detector()
-    path = present_weights(WEIGHTS)
+    path = check_detector()
     return RetinaFaceDetector(fill(_network(torch.device(device)), read_state(path).tensors, path))
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from milo_restore.data.degrade import RealESRGANSettings
+from milo_restore.data.degrade.batch import degrade_batch
 from milo_restore.data.keys import keyed_rng
 from milo_restore.data.latent_cache import cached_embeddings
 from milo_restore.errors import ConfigError, WeightsError
@@ -68,6 +70,20 @@ class Frozen:
             "deviation": clean.std * self.scale,
             "condition": condition * self.scale,
         }
+
+    def latents_of(self, batch: Mapping[str, Any], degradation: RealESRGANSettings, seed: int) -> Mapping[str, Any]:
+        """A training batch's latents, named as by `encode`: from the cache, or encoded.
+
+        Args:
+            batch: latents; or ``input`` and ``target``; or ``target`` and ``key``, clean patches to be degraded here.
+            degradation: of clean patches.
+            seed: the run's seed.
+        """
+        if "condition" in batch:
+            return batch
+        if "key" in batch:
+            return self.encode(*degrade_batch(batch["target"], batch["key"], degradation, seed))
+        return self.encode(batch["input"], batch["target"])
 
     def contexts(self, batch: Mapping[str, Any]) -> Tensor:
         """Embeddings of what a batch is shown: of its captions, (N, L, D), or of the training's prompt, (1, L, D)."""

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-__all__ = ["free_bytes", "needed_bytes", "optimizer_bytes", "saved_bytes", "weight_bytes"]
+__all__ = ["free_bytes", "needed_bytes", "saved_bytes"]
 
 _RESERVE = 1.25  # for the cleaner's and the UNet's features, and what lies around between layers
 _CPU_RESERVE = 2.5  # convolutions copy their inputs there: the tiny VAE took 2.4 times the sum, at 1536 pixels
@@ -42,32 +42,6 @@ def free_bytes(device: torch.device) -> int | None:
     import psutil  # accelerate, without which nothing of this runs, needs it, too
 
     return int(psutil.virtual_memory().available)
-
-
-def weight_bytes(modules: Iterable[nn.Module], *, trained: bool = False, each: int = 4) -> int:
-    """Bytes of the parameters of modules.
-
-    Args:
-        modules: the modules.
-        trained: those that are trained, in place of those that are not.
-        each: bytes of a number.
-    """
-    values = (value for module in modules for value in module.parameters() if value.requires_grad == trained)
-    return sum(value.numel() for value in values) * each
-
-
-def optimizer_bytes(trained: nn.Module, optimizer: str, *, averaged: bool) -> dict[str, int]:
-    """Bytes that training a module in float32 takes beside activations, by what they are for.
-
-    Args:
-        trained: the module.
-        optimizer: ``adamw``: two averages of each gradient in float32; ``adamw8bit``: in a byte each; ``soap``: these
-            of adamw, and matrices that are not counted.
-        averaged: averaged weights are kept.
-    """
-    whole = weight_bytes([trained], trained=True)
-    found = {"weights": whole, "gradients": whole, optimizer: whole // 2 if optimizer == "adamw8bit" else 2 * whole}
-    return {**found, **({"averaged weights": whole} if averaged else {})}
 
 
 def saved_bytes(run: Callable[[], Tensor], networks: Iterable[nn.Module]) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from milo_restore.errors import ConfigError, WeightsError
 from milo_restore.files.hashes import tensors_sha256
 from milo_restore.files.manifest import verify
-from milo_restore.files.state import listed, read_state
+from milo_restore.files.state import fill, read_state
 from milo_restore.models.diffbir import condition as stage
 from milo_restore.models.diffbir.condition import Padding
 from milo_restore.models.diffbir.images import Images, OutputType, check_output_type, to_batch
@@ -178,15 +178,7 @@ def load_one_step(folder: str | Path, unet: Any) -> tuple[OneStep, dict[str, Any
         what = f"was trained on another UNet (sha256 {digest[:12]}) than this base's ({found[:12]})"
         raise WeightsError(what, where=folder, mend="Name the base that it was trained on")
     model = OneStep(unet, version, timestep, lora)
-    state, own = read_state(folder / WEIGHTS).tensors, model.state_dict()
-    faults = listed({
-        "missing": sorted(own.keys() - state.keys()),
-        "unexpected": sorted(state.keys() - own.keys()),
-        "mismatched": sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape),
-    })  # fmt: skip
-    if faults:
-        raise WeightsError(f"does not fit the UNet: {faults}", where=folder / WEIGHTS)
-    model.load_state_dict(state)
+    fill(model, read_state(folder / WEIGHTS).tensors, folder / WEIGHTS, name="the UNet")
     return model.eval().requires_grad_(False), about
 
 
